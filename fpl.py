@@ -1,0 +1,698 @@
+"""FPL: clients of several domains train one network together, guided by prototypes that give each domain a voice.
+
+After Huang, Ye, Shi, Li, Du, "Rethinking Federated Learning with Domain Shift: A Prototype View", CVPR 2023. Read down.
+
+Algorithm 1                                                                 here
+    for each of E rounds:                                                   run
+        for each client m that takes part:                                  server_round
+            start from the server's network, T epochs of SGD on             client_update
+                CE + CPCL(cluster prototypes) + UPCR(unbiased prototypes)   local_loss, cpcl_loss, upcr_loss
+            send the network and, per class, the mean feature               class_prototypes
+        average the networks, each weighted by its number of images         weighted_mean
+        per class: cluster the clients' means with FINCH, average each      cluster_prototypes
+        per class: average its cluster prototypes                           unbiased_prototypes
+
+Symbols: M clients, K classes, B images in a batch, d width of a feature z, J most clusters of a class = max(1, M // 2)
+(FINCH never leaves a row alone, so there are at most M // 2), tau the temperature. Shapes stand in brackets: z [B,d].
+
+Differences from the paper, each one a setting with both values:
+    upcr_reduce      Eq. 10 sums over the d dimensions; "mean" (default) is what Table 2 was made with, d times smaller
+    clients          the text says MNIST 3 USPS 7 SVHN 6 SYN 4; the default 6 4 3 7 is what Table 2 was made with
+Differences from the released code (--as released sets the first four its way):
+    partition        it takes FINCH's coarsest partition ("last"); Eq. 4 is one step, the finest ("first")
+    prototypes_from  it averages features met while training ("running"); Algorithm 1 uses the trained model ("final")
+    augment          its PyTorch version crops and flips ("crop-flip"); the paper is silent ("none")
+    upcr_reduce      it takes the mean over the d dimensions; so do we, unless asked with --as paper
+    gradient         its MindSpore version computes both prototype losses outside of the gradient: it trains as FedAvg
+    positives        its MindSpore version keeps the first own cluster only; Eq. 9 sums over all of them inside one log
+    batch norm       it updates running statistics twice a step, with PyTorch's momentum in MindSpore's opposite meaning
+    clients          all its USPS clients hold the same rows, and it weighs a share of the clients wrongly
+"""
+import argparse
+import dataclasses
+import math
+import operator
+import os
+import sys
+from typing import NamedTuple
+
+# subtle: with AVX-512 oneDNN falls back to its reference convolution for this plain layout (46 times slower, measured).
+# It reads the variable when it is loaded, hence before the import. It means nothing on other devices.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+os.environ.setdefault("GLOG_v", "3")  # MindSpore's log: errors only
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from finch import finch
+
+
+class InputError(Exception):
+    """What the user gave cannot be used. One line: the value seen, the value wanted, the next step."""
+
+
+# ---------------------------------------------------------------- 1. settings
+
+class Task(NamedTuple):
+    """A set of domains with the same ten classes, as Sec. 4.1 shares it out."""
+    clients: dict    # domain -> clients
+    fraction: float  # of a domain's training images, for each client
+    published: dict  # domain -> size that the fraction is of; empty: the size at hand
+
+
+TASKS = {
+    "digits": Task({"mnist": 6, "usps": 4, "svhn": 3, "syn": 7}, 0.01,
+                   {"mnist": 60000, "usps": 7291, "svhn": 73257, "syn": 10000}),
+    "office": Task({"caltech": 3, "amazon": 2, "webcam": 1, "dslr": 4}, 0.20, {}),
+}
+
+
+def setting(default, address, **rule):
+    """A Config field; rule: choices=, low= (at least), above= (more than), high= (at most)."""
+    return dataclasses.field(default=default, metadata={"help": address, **rule})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Every number of a run. The defaults are the paper's; the command line is made from these fields."""
+    task: str = setting("digits", "which domains", choices=tuple(TASKS))
+    clients: tuple = setting((), "clients of each domain, e.g. 6,4,3,7; empty: as Table 2 (digits), Sec. 4.1 (office)")
+    fraction: float = setting(0.0, "share of a domain that one client holds; 0: 0.01 (digits), 0.20 (office), Sec. 4.1",
+                              low=0, high=1)
+    participation: float = setting(1.0, "share of the clients that train in a round, at least one; Sec. 4.1: all",
+                                   above=0, high=1)
+    seed: int = setting(0, "start of every random draw", low=0)
+    rounds: int = setting(100, "E, Sec. 4.1", low=1)
+    local_epochs: int = setting(10, "T, Sec. 4.1", low=1)
+    batch_size: int = setting(64, "Sec. 4.1; a smaller last batch is kept", low=1)
+    width: int = setting(64, "channels of the first stage; the feature has d = 8 * width, Sec. 4.1: d = 512", low=1)
+    lr: float = setting(0.01, "SGD, Sec. 4.1", above=0)
+    momentum: float = setting(0.9, "SGD, Sec. 4.1; starts at zero each round", low=0, high=1)
+    weight_decay: float = setting(1e-5, "SGD, Sec. 4.1; on every parameter", low=0)
+    tau: float = setting(0.02, "temperature of Eq. 7, chosen in Fig. 4", above=0)
+    cpcl: float = setting(1.0, "weight of Eq. 9 in Eq. 12; 0 switches it off", low=0)
+    upcr: float = setting(1.0, "weight of Eq. 10 in Eq. 12; 0 switches it off", low=0)
+    partition: str = setting("first", "FINCH's finest partition (Eq. 4) or its coarsest (released code)",
+                             choices=("first", "last"))
+    upcr_reduce: str = setting("mean", "over the d dimensions: sum (Eq. 10) or mean (released code, Table 2)",
+                               choices=("mean", "sum"))
+    prototypes_from: str = setting("final", "class means of the trained model (Alg. 1) or of features met while training",
+                                   choices=("final", "running"))
+    augment: str = setting("none", "or crop-flip: pad 4, random crop, horizontal flip (released PyTorch code)",
+                           choices=("none", "crop-flip"))
+    test_images: int = setting(0, "most test images of a domain, drawn by seed; 0: all, as Sec. 4.1", low=0)
+    device: str = setting("CPU", "MindSpore's target", choices=("CPU", "GPU", "Ascend"))
+
+
+NUM_CLASSES = 10  # both tasks, Sec. 4.1
+PRESETS = {  # --as
+    "paper": {"partition": "first", "upcr_reduce": "sum", "prototypes_from": "final", "augment": "none"},
+    "released": {"partition": "last", "upcr_reduce": "mean", "prototypes_from": "running", "augment": "crop-flip"},
+}
+QUICK = {  # without --paper: measured to end within 6 minutes on 2 cores
+    "digits": {"rounds": 10, "local_epochs": 2, "width": 8, "lr": 0.02, "test_images": 1000},
+    "office": {"rounds": 20, "local_epochs": 4, "width": 16, "lr": 0.02},
+}
+
+
+BOUNDS = {"low": ("at least", operator.ge), "above": ("more than", operator.gt), "high": ("at most", operator.le)}
+
+
+def complete(cfg):
+    """The Config with its task's clients and fraction filled in, each value checked. Raises InputError."""
+    for field in dataclasses.fields(cfg):
+        value, rule, flag = getattr(cfg, field.name), field.metadata, "--" + field.name.replace("_", "-")
+        if "choices" in rule and value not in rule["choices"]:
+            raise InputError(f"{flag} is {value!r}; it must be one of {', '.join(rule['choices'])}")
+        if isinstance(field.default, (int, float)) and not math.isfinite(value):
+            raise InputError(f"{flag} is {value}; it must be a finite number")
+        for name, (words, holds) in BOUNDS.items():
+            if name in rule and not holds(value, rule[name]):
+                raise InputError(f"{flag} is {value}; it must be {words} {rule[name]}")
+    task = TASKS[cfg.task]
+    cfg = dataclasses.replace(cfg, clients=cfg.clients or tuple(task.clients.values()),
+                              fraction=cfg.fraction or task.fraction)
+    if len(cfg.clients) != len(task.clients) or min(cfg.clients) < 0 or sum(cfg.clients) == 0:
+        raise InputError(f"--clients is {','.join(map(str, cfg.clients))}; it must be {len(task.clients)} whole numbers "
+                         f"for {', '.join(task.clients)}, not negative and not all zero")
+    return cfg
+
+
+def stream(cfg, purpose, *which):
+    """A random generator of its own for each purpose, round and client: any of them can be repeated alone."""
+    return np.random.default_rng((cfg.seed, 1 + ("init", "split", "participants", "client", "test").index(purpose), *which))
+
+
+# ---------------------------------------------------------------- 2. the records that travel
+
+class Client(NamedTuple):
+    """Stays on the client. images [n,32,32,3] uint8, labels [n] int32."""
+    images: np.ndarray
+    labels: np.ndarray
+    domain: str
+
+
+class Prototypes(NamedTuple):
+    """Server -> clients. clusters [K,J,d], mask [K,J] says which of them are there, unbiased [K,d].
+
+    Before round 1, and for a class that no client of the last round held, the mask is False.
+    """
+    clusters: np.ndarray
+    mask: np.ndarray
+    unbiased: np.ndarray
+
+
+class ServerState(NamedTuple):
+    """All that goes from one round to the next. params and stats: name -> Tensor float32."""
+    round: int
+    params: dict
+    stats: dict  # batch norm's running means and variances
+    prototypes: Prototypes
+
+
+class ClientUpdate(NamedTuple):
+    """Client -> server. class_means [K,d] float32 (Eq. 2), counts [K] int, loss: mean over the steps."""
+    params: dict
+    stats: dict
+    class_means: np.ndarray
+    counts: np.ndarray
+    loss: float
+
+
+# ---------------------------------------------------------------- 3. split, batches, input
+
+def split(train, cfg):
+    """Share each domain out among its clients, at random and without overlap (Sec. 4.1).
+
+    train: domain -> (images [n,32,32,3] uint8, labels [n] int32). Returns the M Clients in the order of the domains.
+    Raises InputError where a domain has fewer images than its clients want.
+    """
+    task, clients = TASKS[cfg.task], []
+    for index, (domain, number) in enumerate(zip(task.clients, cfg.clients)):
+        images, labels = train[domain]
+        each = int(cfg.fraction * task.published.get(domain, len(labels)))
+        if number and (each < 1 or each * number > len(labels)):
+            raise InputError(f"{domain} has {len(labels)} training images, but {number} clients want {each} each; "
+                             "change --clients or --fraction")
+        order = stream(cfg, "split", index).permutation(len(labels))
+        for m in range(number):
+            mine = np.sort(order[m * each:(m + 1) * each])
+            clients.append(Client(images[mine], labels[mine], domain))
+    return clients
+
+
+def test_sets(tests, cfg):
+    """The test sets, each cut to at most cfg.test_images images drawn by seed. domain -> (images, labels)."""
+    def cut(index, images, labels):
+        chosen = stream(cfg, "test", index).permutation(len(labels))[:cfg.test_images or None]
+        return images[np.sort(chosen)], labels[np.sort(chosen)]
+    return {domain: cut(index, *test) for index, (domain, test) in enumerate(tests.items())}
+
+
+def check_clients(clients, cfg):
+    """Refuse what would crash or mislead MindSpore later. Raises InputError."""
+    if len(clients) != sum(cfg.clients):
+        raise InputError(f"{len(clients)} clients were given, but --clients adds up to {sum(cfg.clients)}; make them agree")
+    for m, client in enumerate(clients):
+        n = len(client.labels)
+        if n == 0 or client.images.shape != (n, 32, 32, 3) or client.images.dtype != np.uint8:
+            raise InputError(f"client {m} has {n} labels and images {client.images.shape} {client.images.dtype}; it needs "
+                             "one label at least and images (n, 32, 32, 3) uint8")
+        # a label out of range is a segmentation fault inside MindSpore's cross-entropy
+        if client.labels.min() < 0 or client.labels.max() >= NUM_CLASSES:
+            raise InputError(f"client {m} has labels from {client.labels.min()} to {client.labels.max()}; "
+                             f"they must be 0 to {NUM_CLASSES - 1}: look at its files")
+
+
+def batches(n, batch_size, rng):
+    """One epoch: the indices 0..n-1 shuffled and cut; the remainder is a batch too."""
+    order = rng.permutation(n)
+    return [order[start:start + batch_size] for start in range(0, n, batch_size)]
+
+
+def crop_flip(images, rng):
+    """Pad by 4 black pixels, crop back at random, flip half of them. images [B,32,32,3] uint8 -> the same shape."""
+    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    tops, lefts, flips = rng.integers(0, 9, len(images)), rng.integers(0, 9, len(images)), rng.integers(0, 2, len(images))
+    cropped = [image[top:top + 32, left:left + 32] for image, top, left in zip(padded, tops, lefts)]
+    return np.stack([image[:, ::-1] if flip else image for image, flip in zip(cropped, flips)])
+
+
+def network_input(images):
+    """uint8 [B,32,32,3] -> Tensor float32 [B,3,32,32], scaled to 0..1, then normalised by ImageNet's mean and std."""
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    scaled = (images.astype(np.float32) / np.float32(255) - mean) / std
+    return Tensor(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
+
+
+# ---------------------------------------------------------------- 4. model: ResNet-10
+
+STAGES = (("stage1", 1, 1, 1), ("stage2", 1, 2, 2), ("stage3", 2, 4, 2), ("stage4", 4, 8, 2))  # name, in, out, stride
+
+
+def parameter_shapes(width):
+    """name -> shape, in a fixed order: one 3x3 stem, four stages of one basic block, one linear layer (Sec. 4.1)."""
+    def conv_bn(name, c_out, c_in, size):
+        return {name + ".conv": (c_out, c_in, size, size), name + ".bn.weight": (c_out,), name + ".bn.bias": (c_out,)}
+
+    shapes = conv_bn("stem", width, 3, 3)
+    for stage, c_in, c_out, stride in STAGES:
+        shapes |= conv_bn(stage + ".a", c_out * width, c_in * width, 3)
+        shapes |= conv_bn(stage + ".b", c_out * width, c_out * width, 3)
+        if stride != 1:
+            shapes |= conv_bn(stage + ".shortcut", c_out * width, c_in * width, 1)
+    return shapes | {"linear.weight": (NUM_CLASSES, 8 * width), "linear.bias": (NUM_CLASSES,)}
+
+
+PARAMS = tuple(parameter_shapes(1))
+STATS = tuple(name.removesuffix("weight") + kind for name in PARAMS if name.endswith(".bn.weight")
+              for kind in ("mean", "variance"))  # in the order in which `network` meets them
+BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # PyTorch's defaults, in its meaning: a tenth of the batch's statistics goes in
+bn_train = ops.operations.BatchNorm(is_training=True, epsilon=BN_EPS)
+bn_eval = ops.operations.BatchNorm(is_training=False, epsilon=BN_EPS)
+
+
+def conv_bn(x, p, s, name, stride, training):
+    """Convolution without bias, then batch norm. x [B,c_in,h,w] -> ([B,c_out,h',w'], (mean, variance) of the channels)."""
+    kernel = p[name + ".conv"]
+    x = ops.conv2d(x, kernel, stride=stride, pad_mode="pad", padding=kernel.shape[2] // 2)
+    weight, bias = p[name + ".bn.weight"], p[name + ".bn.bias"]
+    if training:
+        # trap: the kernel overwrites the running statistics that it is given, so it gets a tensor that nobody reads
+        scratch = weight + bias
+        y, _, _, mean, variance = bn_train(x, weight, bias, scratch, scratch)
+        n = x.shape[0] * x.shape[2] * x.shape[3]
+        return y, (mean, variance * (n / (n - 1)))  # the running variance is the unbiased one
+    mean, variance = s[name + ".bn.mean"], s[name + ".bn.variance"]
+    return bn_eval(x, weight, bias, mean, variance)[0], (mean, variance)
+
+
+def network(p, s, x, training):
+    """ResNet-10. p, s: params and stats by name; x [B,3,32,32] -> logits [B,K], z [B,d], statistics in STATS' order.
+
+    training: batch norm uses the batch's own statistics (s is then not read), else the running ones in s.
+    """
+    x, seen = conv_bn(x, p, s, "stem", 1, training)
+    x = ops.relu(x)
+    for stage, _, _, stride in STAGES:
+        y, seen_a = conv_bn(x, p, s, stage + ".a", stride, training)
+        y, seen_b = conv_bn(ops.relu(y), p, s, stage + ".b", 1, training)
+        seen = seen + seen_a + seen_b
+        if stride != 1:
+            x, seen_shortcut = conv_bn(x, p, s, stage + ".shortcut", stride, training)
+            seen = seen + seen_shortcut
+        x = ops.relu(x + y)
+    z = x.mean((2, 3))
+    return ops.matmul(z, p["linear.weight"].T) + p["linear.bias"], z, seen
+
+
+PREDICT_BATCH = 128
+
+
+@ms.jit
+def predict_batch(params, stats, x):
+    """Flat tuples in, (logits, z) out: dictionaries at a jitted function's door would call back into Python."""
+    p = {name: value for name, value in zip(PARAMS, params)}
+    s = {name: value for name, value in zip(STATS, stats)}
+    logits, z, _ = network(p, s, x, False)
+    return logits, z
+
+
+def predict(params, stats, images):
+    """The network in evaluation mode. images [n,32,32,3] uint8 -> logits [n,K], z [n,d], numpy float32."""
+    flat_params, flat_stats = ms.mutable(flat(params, PARAMS)), ms.mutable(flat(stats, STATS))
+    logits, z = [], []
+    for start in range(0, len(images), PREDICT_BATCH):
+        chunk = images[start:start + PREDICT_BATCH]
+        # filled up to one shape, so that it compiles once; in evaluation mode images do not see each other
+        filled = np.pad(chunk, ((0, PREDICT_BATCH - len(chunk)), (0, 0), (0, 0), (0, 0)))
+        outputs = predict_batch(flat_params, flat_stats, network_input(filled))
+        logits.append(outputs[0].asnumpy()[:len(chunk)])
+        z.append(outputs[1].asnumpy()[:len(chunk)])
+    return np.concatenate(logits), np.concatenate(z)
+
+
+def flat(tree, names):
+    """A dictionary's values in the order of names."""
+    return tuple(tree[name] for name in names)
+
+
+# ---------------------------------------------------------------- 5. prototypes
+
+def class_prototypes(z, labels, num_classes):
+    """A client's mean feature of each class (Eq. 2). z [n,d], labels [n] -> class_means [K,d] float32, counts [K].
+
+    A class that the client does not hold has count 0 and a zero mean.
+    """
+    z, labels = np.asarray(z, np.float64), np.asarray(labels)
+    counts = np.bincount(labels, minlength=num_classes)
+    sums = np.zeros((num_classes, z.shape[1]))
+    np.add.at(sums, labels, z)
+    return (sums / np.maximum(counts, 1)[:, None]).astype(np.float32), counts
+
+
+def cluster_prototypes(class_means, counts, partition):
+    """Cluster the clients' means of each class with FINCH and average each cluster (Eq. 4-5).
+
+    Clients of one domain have means that point the same way, so a cluster is about a domain; each has one prototype,
+    whether many clients stand behind it or two. class_means [M,K,d], counts [M,K]; a count of 0 means the client does
+    not hold the class; partition "first" (finest) | "last" (coarsest).
+    Returns clusters [K,J,d] float32 and mask [K,J], J = max(1, M // 2), filled from slot 0 on, the rest zero and False.
+    """
+    class_means, counts = np.asarray(class_means), np.asarray(counts)
+    clients, classes, d = class_means.shape
+    clusters = np.zeros((classes, max(1, clients // 2), d), np.float32)
+    mask = np.zeros(clusters.shape[:2], bool)
+    for k in range(classes):
+        means = class_means[counts[:, k] > 0, k].astype(np.float64)
+        if len(means):
+            labels = finch(means)[0 if partition == "first" else -1]
+            for j in range(labels.max() + 1):
+                clusters[k, j], mask[k, j] = means[labels == j].mean(axis=0), True
+    return clusters, mask
+
+
+def unbiased_prototypes(clusters, mask):
+    """The plain mean of a class's cluster prototypes, so that no domain dominates (Eq. 6).
+
+    clusters [K,J,d], mask [K,J] -> unbiased [K,d] float32, zero where a class has none.
+    """
+    clusters, mask = np.asarray(clusters, np.float64), np.asarray(mask)
+    sums = np.where(mask[..., None], clusters, 0).sum(axis=1)
+    return (sums / np.maximum(mask.sum(axis=1), 1)[:, None]).astype(np.float32)
+
+
+# ---------------------------------------------------------------- 6. losses
+
+def unit(x):
+    """x scaled to length 1 along its last axis; a zero row stays zero and has gradient zero, not NaN."""
+    square = (x * x).sum(-1, keepdims=True)
+    there = square > 0
+    return ops.where(there, x / ops.sqrt(ops.where(there, square, 1.0)), 0.0)
+
+
+def softplus(x):
+    """log(1 + e^x), exact in relative terms, also where it is tiny; ops.softplus returns 0 below -17."""
+    small = ops.exp(ops.where(x > 0, -x, x))
+    return ops.where(x > 0, x, 0.0) + 2 * ops.atanh(small / (2 + small))  # 2 atanh(y / (2 + y)) = log(1 + y)
+
+
+def cpcl_loss(z, labels, clusters, mask, tau):
+    """Cluster prototypes contrastive loss (Eq. 8-9): pull z to its class's cluster prototypes, away from all others.
+
+    z [B,d], labels [B], clusters [K,J,d], mask [K,J] bool, tau > 0 -> scalar.
+    With P = sum of e^(cos/tau) over the own class's cluster prototypes and N the same over the others', a sample costs
+    -log(P / (P + N)) = log(1 + N / P). All positives stand inside one log: it is enough that z is near one of them, the
+    one of its domain, and no domain is dragged onto another. A sample whose class has no prototype costs 0 and counts
+    in the mean. Example: z = (1,0), own (1,0) and (0,1), other (-1,0), tau = 1: ln(1 + e^-1 / (e + 1)) = 0.0943.
+    """
+    classes, slots, d = clusters.shape
+    there = mask.reshape(1, classes * slots)
+    clusters = ops.where(mask.expand_dims(-1), clusters, 0.0)  # whatever the padding holds
+    similarity = ops.matmul(unit(z), unit(clusters).reshape(classes * slots, d).T) / tau  # Eq. 7
+    own = labels.expand_dims(1) == ops.arange(classes * slots).expand_dims(0) // slots
+    # exponents are shifted by their largest, in logsumexp: unshifted they overflow float32 below tau = 0.0113
+    nothing = -1e30  # not -inf, whose differences are NaN
+    log_p = ops.logsumexp(ops.where(own & there, similarity, nothing), 1)
+    log_n = ops.logsumexp(ops.where(~own & there, similarity, nothing), 1)
+    known = (own & there).any(1)
+    return ops.where(known, softplus(log_n - log_p), 0.0).mean()
+
+
+def upcr_loss(z, labels, unbiased, known, reduce):
+    """Unbiased prototypes consistent regularisation (Eq. 10): the squared distance to the class's unbiased prototype.
+
+    z [B,d], labels [B], unbiased [K,d], known [K] bool, reduce over the d dimensions: "sum" (Eq. 10) | "mean" (released
+    code) -> scalar, the mean over the batch; a sample of an unknown class costs 0 and counts in the mean.
+    Example: z = (1,0), clusters (1,0) and (0,1), hence unbiased (0.5,0.5): 0.5 (sum), 0.25 (mean).
+    """
+    square = (z - ops.where(known.expand_dims(-1), unbiased, 0.0)[labels]) ** 2
+    distance = square.sum(1) if reduce == "sum" else square.mean(1)
+    return ops.where(known[labels], distance, 0.0).mean()
+
+
+# ---------------------------------------------------------------- 7. client
+
+def local_loss(params, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_reduce):
+    """Eq. 12: CE + cpcl * CPCL + upcr * UPCR. Before round 1 the mask is all False: both terms are exactly 0.
+
+    Also returns z [B,d] and the batch norm statistics that were met.
+    """
+    p = {name: value for name, value in zip(PARAMS, params)}
+    logits, z, seen = network(p, {}, x, True)
+    loss = ops.cross_entropy(logits, labels)
+    loss = loss + cpcl * cpcl_loss(z, labels, clusters, mask, tau)
+    loss = loss + upcr * upcr_loss(z, labels, unbiased, mask.any(1), upcr_reduce)
+    return loss, z, seen
+
+
+loss_and_gradient = ms.value_and_grad(local_loss, 0, has_aux=True)
+
+
+# jit is required, not only a speed-up: outside of it MindSpore returns an empty gradient for a tuple of tensors.
+# numbers [6] is a tensor because a Python number would be compiled in.
+@ms.jit
+def train_step(params, velocity, stats, x, labels, clusters, mask, unbiased, numbers, upcr_reduce):
+    """One step of SGD with momentum and weight decay. Tuples of tensors in PARAMS' and STATS' order; x [B,3,32,32]."""
+    lr, momentum, weight_decay, tau, cpcl, upcr = ops.unstack(numbers)
+    (loss, z, seen), gradient = loss_and_gradient(params, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_reduce)
+    new_params, new_velocity, new_stats = (), (), ()
+    for param, v, g in zip(params, velocity, gradient):
+        v = momentum * v + (g + weight_decay * param)
+        new_velocity = new_velocity + (v,)
+        new_params = new_params + (param - lr * v,)
+    for old, met in zip(stats, seen):
+        new_stats = new_stats + ((1 - BN_MOMENTUM) * old + BN_MOMENTUM * met,)
+    return new_params, new_velocity, new_stats, loss, z
+
+
+def client_update(params, stats, prototypes, client, rng, cfg):
+    """LocalUpdating of Algorithm 1: T epochs from the server's network, then the class means. -> ClientUpdate."""
+    weights, running = flat(params, PARAMS), flat(stats, STATS)
+    velocity = tuple(ops.zeros_like(weight) for weight in weights)
+    clusters, mask, unbiased = Tensor(prototypes.clusters), Tensor(prototypes.mask), Tensor(prototypes.unbiased)
+    numbers = Tensor([cfg.lr, cfg.momentum, cfg.weight_decay, cfg.tau, cfg.cpcl, cfg.upcr], ms.float32)
+    losses = []
+    for _ in range(cfg.local_epochs):
+        features, order = [], []  # of this epoch; the last epoch's stay
+        for batch in batches(len(client.labels), cfg.batch_size, rng):
+            images = client.images[batch] if cfg.augment == "none" else crop_flip(client.images[batch], rng)
+            weights, velocity, running, loss, z = train_step(
+                ms.mutable(weights), ms.mutable(velocity), ms.mutable(running), network_input(images),
+                Tensor(client.labels[batch]), clusters, mask, unbiased, numbers, cfg.upcr_reduce)
+            losses.append(loss)
+            features.append(z)
+            order.append(batch)
+    params, stats = dict(zip(PARAMS, weights)), dict(zip(STATS, running))
+    if cfg.prototypes_from == "final":
+        features, labels = predict(params, stats, client.images)[1], client.labels
+    else:
+        features = np.concatenate([z.asnumpy() for z in features])
+        labels = client.labels[np.concatenate(order)]
+    class_means, counts = class_prototypes(features, labels, NUM_CLASSES)
+    return ClientUpdate(params, stats, class_means, counts, float(np.mean([float(loss) for loss in losses])))
+
+
+# ---------------------------------------------------------------- 8. server
+
+def weighted_mean(trees, weights):
+    """sum of weight / total * tree, name by name, added up in float64 in the order given. -> name -> Tensor.
+
+    trees: an iterable of dictionaries with the same names; they are taken one at a time, none is kept.
+    """
+    total, mean = math.fsum(weights), {}
+    for tree, weight in zip(trees, weights, strict=True):
+        for name, value in tree.items():
+            mean[name] = mean.get(name, 0) + weight / total * np.asarray(value, np.float64)
+    return {name: Tensor(np.asarray(value, np.float32)) for name, value in mean.items()}
+
+
+def participants(cfg, clients, number):
+    """The clients that train in this round, in ascending order: a share drawn by seed, at least one."""
+    share = max(1, round(cfg.participation * clients))
+    return sorted(stream(cfg, "participants", number).permutation(clients)[:share].tolist())
+
+
+def server_round(state, clients, cfg, engine=map):
+    """One round of Algorithm 1. Returns the next ServerState and the round's diagnostics.
+
+    engine(function, items) applies the function to each item and yields the results in the items' order, as map does.
+    Prototypes come from the clients of this round alone; a class that none of them holds has none in the next round.
+    Raises FloatingPointError where a client's loss or weights are not finite.
+    """
+    number, chosen = state.round + 1, participants(cfg, len(clients), state.round + 1)
+    class_means = np.zeros((len(clients), NUM_CLASSES, 8 * cfg.width), np.float32)
+    counts = np.zeros((len(clients), NUM_CLASSES), int)
+    losses = {}
+
+    def train(m):
+        return client_update(state.params, state.stats, state.prototypes, clients[m], stream(cfg, "client", number, m), cfg)
+
+    def networks():  # one at a time: whatever M is, one client's network is in memory
+        for m, update in zip(chosen, engine(train, chosen)):
+            check_finite(update, number, m)
+            class_means[m], counts[m], losses[m] = update.class_means, update.counts, update.loss
+            yield update.params | update.stats
+
+    mean = weighted_mean(networks(), [len(clients[m].labels) for m in chosen])
+    clusters, mask = cluster_prototypes(class_means, counts, cfg.partition)
+    prototypes = Prototypes(clusters, mask, unbiased_prototypes(clusters, mask))
+    state = ServerState(number, {name: mean[name] for name in PARAMS}, {name: mean[name] for name in STATS}, prototypes)
+    return state, {"losses": losses, "class_means": class_means, "counts": counts}
+
+
+def check_finite(update, number, m):
+    """Raise FloatingPointError where an update would spoil the mean of all."""
+    if not (math.isfinite(update.loss) and all(np.isfinite(value.asnumpy()).all() for value in update.params.values())):
+        raise FloatingPointError(f"round {number}, client {m}: loss {update.loss}, weights not finite; "
+                                 "the training diverges: try a smaller --lr or a larger --tau")
+
+
+# ---------------------------------------------------------------- 9. evaluation
+
+def evaluate(state, tests):
+    """Top-1 accuracy in percent of the server's network on each domain. tests: domain -> (images, labels)."""
+    def accuracy(images, labels):
+        return 100 * float(np.mean(predict(state.params, state.stats, images)[0].argmax(axis=1) == labels))
+    return {domain: accuracy(*test) for domain, test in tests.items()}
+
+
+# ---------------------------------------------------------------- 10. run and command line
+
+def init_state(cfg):
+    """Round 0: random weights (uniform within 1 / sqrt(fan-in), PyTorch's default), fresh statistics, no prototype."""
+    rng, params, stats = stream(cfg, "init"), {}, {}
+    for name, shape in parameter_shapes(cfg.width).items():
+        if ".bn." in name:
+            value = np.full(shape, name.endswith("weight"))
+        else:
+            fan_in = 8 * cfg.width if name == "linear.bias" else math.prod(shape[1:])
+            value = rng.uniform(-1, 1, shape) / math.sqrt(fan_in)
+        params[name] = Tensor(value.astype(np.float32))
+    for name in STATS:
+        channels = params[name.rsplit(".", 1)[0] + ".weight"].shape
+        stats[name] = Tensor(np.full(channels, name.endswith("variance"), np.float32))
+    most = max(1, sum(cfg.clients) // 2)
+    nothing = Prototypes(np.zeros((NUM_CLASSES, most, 8 * cfg.width), np.float32), np.zeros((NUM_CLASSES, most), bool),
+                         np.zeros((NUM_CLASSES, 8 * cfg.width), np.float32))
+    return ServerState(0, params, stats, nothing)
+
+
+def run(clients, tests, cfg, state=None, engine=map):
+    """Train from state (default: init_state) to round cfg.rounds; yields (state, log) after each round, prints nothing."""
+    cfg = complete(cfg)
+    check_clients(clients, cfg)
+    state = state or init_state(cfg)
+    while state.round < cfg.rounds:
+        state, diagnostics = server_round(state, clients, cfg, engine)
+        accuracy = evaluate(state, tests)
+        yield state, {"round": state.round, "loss": float(np.mean(list(diagnostics["losses"].values()))),
+                      "accuracy": accuracy, "avg": float(np.mean(list(accuracy.values()))),
+                      "clusters_per_class": state.prototypes.mask.sum(axis=1).tolist(), **diagnostics}
+
+
+def refuse(message):
+    raise InputError(f"{message}; ./run.sh digits --help lists what there is")
+
+
+def whole_numbers(text):
+    return tuple(int(number) for number in text.split(","))
+
+
+def parse(argv):
+    """The command line -> (Config, options data, name). Weakest first: the quick preset, --as, single flags."""
+    parser = argparse.ArgumentParser(prog="./run.sh", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+                                     description="Train FPL. Defaults are the paper's with --paper, else a quick preset.")
+    parser.error = refuse
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--data", metavar="DIR", help="folder of the published files; digits alone has a built-in default")
+    parser.add_argument("--name", help="results go to runs/NAME; default: the task and the first free number")
+    parser.add_argument("--paper", action="store_true", help="the full protocol of Sec. 4.1 instead of the quick preset")
+    parser.add_argument("--as", dest="preset", choices=PRESETS, help="where paper and released code disagree, take a side")
+    for field in dataclasses.fields(Config):
+        kind = whole_numbers if field.type in (tuple, "tuple") else type(field.default)
+        if field.name != "task":
+            parser.add_argument("--" + field.name.replace("_", "-"), type=kind, choices=field.metadata.get("choices"),
+                                metavar=None if "choices" in field.metadata else field.name.upper(),
+                                help=f"{field.metadata['help']} (--paper: {field.default or 'as the text says'})"
+                                .replace("%", "%%"))
+    given = vars(parser.parse_args(argv))
+    options = {name: given.pop(name, None) for name in ("data", "name", "paper", "preset")}
+    base = {} if options["paper"] else QUICK[given["task"]]
+    cfg = complete(Config(**{**base, **PRESETS.get(options["preset"], {}), **given}))
+    return cfg, options["data"], options["name"]
+
+
+def run_folder(cfg, name):
+    """runs/NAME, which must not exist yet; nothing is created. Raises InputError."""
+    if name is None:
+        number = 1
+        while os.path.exists(f"runs/{cfg.task}-{number}"):
+            number += 1
+        name = f"{cfg.task}-{number}"
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise InputError(f"--name is {name!r}; it must be the name of one folder: give it without slashes")
+    if os.path.exists(f"runs/{name}"):
+        raise InputError(f"runs/{name} exists; nothing was changed: give another --name or remove the folder")
+    return f"runs/{name}"
+
+
+def train_and_report(argv):
+    """What `main` does when all goes well: data, split, run; the records are lab/report.py's."""
+    cfg, data_folder, name = parse(argv)
+    folder = run_folder(cfg, name)
+
+    from tqdm import tqdm
+
+    from lab import data, report
+
+    ms.set_device(cfg.device)
+    train, tests, sources = data.load(cfg.task, data_folder)
+    clients, tests = split(train, cfg), test_sets(tests, cfg)
+    check_clients(clients, cfg)
+    print(report.describe(sources, clients, cfg), flush=True)
+    os.makedirs(folder)
+    report.write_config(folder, dataclasses.asdict(cfg), sources)
+    logs, steps = [], cfg.rounds * len(participants(cfg, len(clients), 1))
+    with tqdm(total=steps, unit="client", disable=None) as bar:  # disable=None: no bar where the output is not a screen
+        def watched(function, items):
+            for result in map(function, items):
+                yield result
+                bar.update()
+
+        try:
+            for state, log in run(clients, tests, cfg, engine=watched):
+                logs.append(log)
+                bar.write(report.round_line(log))
+                report.append_round(folder, log)
+                report.save_arrays(folder, state, log)
+        except KeyboardInterrupt:
+            print(f"\nStopped after {len(logs)} of {cfg.rounds} rounds; {folder} holds what the last full round left.",
+                  file=sys.stderr)
+            return 130
+    print(report.final_table(logs))
+    report.pictures(folder, logs, state, [client.domain for client in clients])
+    print(f"Results are in {folder}: " + ", ".join(sorted(os.listdir(folder))))
+    return 0
+
+
+def main(argv=None):
+    """Exit status: 0 done, 1 the training diverged, 2 bad input or a file that cannot be written, 130 interrupted."""
+    try:
+        return train_and_report(argv)
+    except (InputError, OSError) as error:
+        print(f"fpl: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"fpl: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped before the first round; nothing was written.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    import fpl  # lab imports fpl: run that module's main, so that there is one InputError and not two
+
+    sys.exit(fpl.main())

@@ -1,0 +1,122 @@
+"""`./run.sh fetch digits [--data DIR]`: the published MNIST, USPS and SVHN files, checked against their published MD5 sums.
+
+Names and sums are those of torchvision's datasets. A download goes to NAME.part, resumes there, and takes the name NAME
+only once its sum is right. SYN and Office-Caltech10 cannot be fetched without a login or a form: the command says what to do.
+"""
+import argparse
+import hashlib
+import http.client
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that `python lab/fetch.py` finds fpl.py
+from fpl import InputError  # noqa: E402
+
+BASE_URLS = {"MNIST": "https://ossci-datasets.s3.amazonaws.com/mnist/",
+             "USPS": "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/",
+             "SVHN": "http://ufldl.stanford.edu/housenumbers/"}
+FILES = (  # set, place below the data folder, MD5
+    ("MNIST", "MNIST/raw/train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+    ("MNIST", "MNIST/raw/train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
+    ("MNIST", "MNIST/raw/t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
+    ("MNIST", "MNIST/raw/t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+    ("USPS", "USPS/usps.bz2", "ec16c51db3855ca6c91edd34d0e9b197"),
+    ("USPS", "USPS/usps.t.bz2", "8ea070ee2aca1ac39742fdd1ef5ed118"),
+    ("SVHN", "SVHN/train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
+    ("SVHN", "SVHN/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"))
+CHUNK, SECONDS = 1 << 18, 30
+
+
+def fetch(folder, base_urls=BASE_URLS, files=FILES):
+    """Bring every file below folder; returns their paths. A file that is there with the right sum is left alone."""
+    folder, paths = Path(folder), []
+    for source, name, md5 in files:
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"file name {name!r} leads out of {folder}; wanted a place below it")
+        if md5_of(path) != md5:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                download(base_urls[source] + path.name, path, md5)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                raise InputError(f"{base_urls[source]}{path.name} -> {path}: {error}; check the network and the folder, then run "
+                                 f"the same command again, or put the file there by hand") from error
+        paths.append(path)
+    return paths
+
+
+def md5_of(path):
+    """Hex MD5 of a file, "" if there is none."""
+    total = hashlib.md5(usedforsecurity=False)
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            total.update(chunk)
+    return total.hexdigest()
+
+
+def download(url, path, md5):
+    """url -> path by way of path.part, going on where an earlier attempt stopped."""
+    part = path.with_name(path.name + ".part")
+    if md5_of(part) != md5:  # else an earlier attempt stopped just before the renaming
+        _append(url, part)
+    if (seen := md5_of(part)) != md5:
+        part.unlink()
+        raise InputError(f"{url}: MD5 {seen}; wanted {md5}; the download was removed, {path} is as it was; run the command again")
+    part.replace(path)
+
+
+def _append(url, part):
+    """Add to part what it lacks of url."""
+    start = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        reply = urllib.request.urlopen(request, timeout=SECONDS)
+    except urllib.error.HTTPError as error:
+        if start and error.code == 416:  # nothing lies beyond part: it is whole, or wrong and its sum will tell
+            return
+        raise
+    with reply:
+        resumed = reply.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        start = start if reply.status == 206 and resumed else 0  # a server may ignore Range and send everything
+        length = reply.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with open(part, "ab" if start else "wb") as file, \
+                tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True) as bar:
+            while chunk := reply.read(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and part.stat().st_size != total:
+        raise OSError(f"the connection ended at {part.stat().st_size} of {total} bytes")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="run.sh fetch", description="download the published data files")
+    parser.add_argument("task", choices=("digits", "office"))
+    parser.add_argument("--data", default="data", metavar="DIR", help="where they go (default: data)")
+    args = parser.parse_args(argv)
+    if args.task == "office":
+        print(f"Office-Caltech10 is fetched by hand: https://github.com/med-air/FedBN links a copy. Unpack it so that {args.data} holds "
+              f"amazon, caltech10, dslr and webcam, each with one folder per class; then: ./run.sh office --data {args.data}")
+        return 0
+    try:
+        fetch(args.data)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"MNIST, USPS and SVHN are in {args.data}. SYN needs a login: get https://www.kaggle.com/datasets/prasunroy/synthetic-digits "
+          f"and unpack it so that {args.data}/syn/imgs_train/0 ... 9 and {args.data}/syn/imgs_valid/0 ... 9 hold the pictures; "
+          f"then: ./run.sh digits --data {args.data}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

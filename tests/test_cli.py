@@ -1,0 +1,137 @@
+"""The command line from outside: what goes wrong is one line and exit status 2; a whole small run leaves what README says."""
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import fpl
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["digits", "--rounds", "1", "--local-epochs", "1", "--width", "1", "--batch-size", "800", "--clients", "1,1,1,1",
+         "--test-images", "20"]  # one batch a client: four shapes to compile
+
+BAD = [  # arguments -> a part of the one line that must come
+    (["digit"], "invalid choice: 'digit'"),
+    ([], "required: task"),
+    (["digits", "--round", "3"], "unrecognized arguments: --round 3"),
+    (["digits", "--rounds", "0"], "--rounds is 0; it must be at least 1"),
+    (["digits", "--rounds", "two"], "invalid int value: 'two'"),
+    (["digits", "--tau", "0"], "--tau is 0.0; it must be more than 0"),
+    (["digits", "--tau", "-0.1"], "--tau is -0.1; it must be more than 0"),
+    (["digits", "--tau", "nan"], "--tau is nan; it must be a finite number"),
+    (["digits", "--lr", "inf"], "--lr is inf; it must be a finite number"),
+    (["digits", "--seed", "-1"], "--seed is -1; it must be at least 0"),
+    (["digits", "--cpcl", "-1"], "--cpcl is -1.0; it must be at least 0"),
+    (["digits", "--clients", "0,0,0,0"], "--clients is 0,0,0,0; it must be 4 whole numbers"),
+    (["digits", "--clients", "6,4,3"], "--clients is 6,4,3; it must be 4 whole numbers"),
+    (["digits", "--clients", "6,4,3,x"], "invalid whole_numbers value: '6,4,3,x'"),
+    (["digits", "--participation", "0"], "--participation is 0.0; it must be more than 0"),
+    (["digits", "--participation", "1.5"], "--participation is 1.5; it must be at most 1"),
+    (["digits", "--partition", "middle"], "invalid choice: 'middle'"),
+    (["digits", "--as", "published"], "invalid choice: 'published'"),
+    (["digits", "--paper", "False"], "unrecognized arguments: False"),
+    (["digits", "--name", "../up"], "--name is '../up'"),
+    (["digits", "--name", "taken"], "runs/taken exists"),
+    (["digits", "--fraction", "0.5"], "mnist has 4000 training images, but 6 clients want 30000 each"),
+    (["digits", "--data", "nowhere"], "nowhere"),
+    (["office"], "office"),
+]
+
+
+@pytest.mark.parametrize("arguments, part", BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(arguments, part, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "taken").mkdir(parents=True)
+    (tmp_path / "runs" / "taken" / "model.safetensors").write_text("mine")
+    assert fpl.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert part in err
+    assert err.startswith("fpl: ") and err.count("\n") == 1
+    assert out == ""
+    assert [p.name for p in tmp_path.rglob("*")] == ["runs", "taken", "model.safetensors"]
+    assert (tmp_path / "runs" / "taken" / "model.safetensors").read_text() == "mine"
+
+
+def command(arguments, folder):
+    return subprocess.run([sys.executable, ROOT / "fpl.py", *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_the_process_itself_ends_with_status_2_without_a_traceback(tmp_path):
+    done = command(["digits", "--tau", "0"], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "fpl: --tau is 0.0; it must be more than 0\n"
+
+
+def test_a_file_in_the_way_of_the_runs_folder_is_one_line(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    done = command(SMALL, tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "runs" in done.stderr.splitlines()[-1]
+    assert (tmp_path / "runs").read_text() == "a file"
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second folder")]
+    return [(folder, command([*SMALL, "--name", "once"], folder)) for folder in folders]
+
+
+def test_a_run_shows_the_domains_a_line_a_round_and_the_table(two_runs):
+    _, done = two_runs[0]
+    assert done.returncode == 0, done.stderr
+    assert "stand-in" in done.stdout  # nobody may take the built-in digits for the paper's
+    for word in ("mnist", "usps", "svhn", "syn", "AVG"):
+        assert word in done.stdout
+
+
+def test_a_run_leaves_what_readme_says(two_runs):
+    folder = two_runs[0][0] / "runs" / "once"
+    assert sorted(os.listdir(folder)) == ["accuracy.png", "config.json", "model.safetensors", "prototypes.npz",
+                                          "prototypes.png", "rounds.csv"]
+    config = json.loads((folder / "config.json").read_text())
+    assert "once" not in os.listdir(two_runs[0][0])  # nothing beside runs/
+    assert config["config"]["tau"] == 0.02 and config["config"]["clients"] == [1, 1, 1, 1]
+    rows = list(csv.DictReader((folder / "rounds.csv").open()))
+    assert len(rows) == 1 and 0 <= float(rows[0]["avg"]) <= 100
+    model = load_file(folder / "model.safetensors")
+    assert set(fpl.PARAMS) | set(fpl.STATS) == set(model)
+    prototypes = np.load(folder / "prototypes.npz", allow_pickle=False)
+    assert prototypes["clusters"].shape == (10, 2, 8) and prototypes["mask"].any()
+
+
+def test_two_processes_in_two_folders_leave_the_same_bytes(two_runs):
+    first, second = (folder / "runs" / "once" for folder, _ in two_runs)
+    for name in ("model.safetensors", "prototypes.npz", "prototypes.png", "accuracy.png", "config.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader((folder / "rounds.csv").open())]
+            for folder in (first, second)]
+    assert rows[0] == rows[1]
+
+
+def test_help_names_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        fpl.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--data", "--name", "--seed", "--rounds", "--local-epochs", "--batch-size", "--width", "--lr", "--tau",
+                 "--cpcl", "--upcr", "--partition", "--upcr-reduce", "--prototypes-from", "--augment", "--clients",
+                 "--fraction", "--participation", "--as", "--paper", "--device"):
+        assert flag in text
+
+
+def test_presets_take_the_sides_they_name_and_single_flags_win():
+    paper, _, _ = fpl.parse(["digits", "--paper", "--as", "paper"])
+    assert (paper.partition, paper.upcr_reduce, paper.prototypes_from, paper.augment) == ("first", "sum", "final", "none")
+    assert (paper.rounds, paper.local_epochs, paper.batch_size, paper.width) == (100, 10, 64, 64)
+    assert (paper.lr, paper.momentum, paper.weight_decay, paper.tau) == (0.01, 0.9, 1e-5, 0.02)
+    released, _, _ = fpl.parse(["digits", "--as", "released", "--partition", "first", "--rounds", "3"])
+    assert (released.partition, released.upcr_reduce, released.prototypes_from) == ("first", "mean", "running")
+    assert (released.augment, released.rounds) == ("crop-flip", 3)
+    assert fpl.parse(["digits"])[0].clients == (6, 4, 3, 7)
+    assert fpl.parse(["office"])[0].clients == (3, 2, 1, 4)
