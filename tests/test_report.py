@@ -1,0 +1,196 @@
+"""What a run shows and leaves is what happened: tables, rounds.csv, config.json, arrays, pictures."""
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from fpl import Config
+from lab import report
+
+DOMAINS = ("mnist", "usps")
+
+
+def log_of(number, **accuracy):
+    accuracy = accuracy or {"mnist": 10.0 * number, "usps": 5.0 * number}
+    return {"round": number, "loss": 1 / (3 * number), "accuracy": accuracy, "avg": sum(accuracy.values()) / len(accuracy),
+            "clusters_per_class": [5, 4] * 5, "seconds": 1.5}
+
+
+def source_of(kind, train):
+    return {"kind": kind, "what": "some files", "train": train, "test": 100, "sha256": "0123456789abcdef" * 4}
+
+
+def client_of(domain, images):
+    return SimpleNamespace(domain=domain, images=np.zeros((images, 32, 32, 3), np.uint8), labels=np.zeros(images, np.int32))
+
+
+def prototypes(seed=0, m=5, k=10, d=16):
+    """Random prototypes of m clients; nobody holds class 1, one client alone holds class 2."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 50, (m, k))
+    counts[:, 1] = counts[1:, 2] = 0
+    class_means = rng.random((m, k, d)) * (counts > 0)[..., None]
+    mask = np.zeros((k, m // 2), bool)
+    mask[:, 0] = counts.any(axis=0)
+    mask[3:, 1] = True
+    clusters = rng.random((k, m // 2, d)) * mask[..., None]
+    unbiased = clusters.sum(axis=1) / np.maximum(mask.sum(axis=1), 1)[:, None]
+    return {"class_means": class_means, "counts": counts, "clusters": clusters, "mask": mask, "unbiased": unbiased}
+
+
+# -- tables
+
+def test_describe_says_which_data_and_which_client_holds_how_much():
+    sources = {"mnist": source_of("files", 60000), "usps": source_of("files", 7291)}
+    clients = [client_of("mnist", 600)] * 2 + [client_of("mnist", 599), client_of("usps", 72), client_of("usps", 72)]
+    text = report.describe(sources, clients, Config())
+    assert "60,000" in text and "0123456789ab " in text and "0123456789abc" not in text
+    assert "0-1: 600 each, 2: 599" in text and "1,799" in text
+    assert "3-4: 72 each" in text
+    assert "stand-in" not in text and "Warning" not in text
+
+
+def test_describe_says_that_a_stand_in_is_not_the_papers_data():
+    text = report.describe({"mnist": source_of("files", 60000), "usps": source_of("stand-in", 1000)},
+                           [client_of("mnist", 3), client_of("mnist", 3), client_of("usps", 3), client_of("usps", 3)], Config())
+    assert "stand-in" in text and "not the paper's" in text
+
+
+@pytest.mark.parametrize("usps_clients, words", [(0, "usps has no client"), (1, "usps has only one client")])
+def test_describe_warns_of_a_domain_with_less_than_two_clients(usps_clients, words):
+    sources = {"mnist": source_of("files", 60000), "usps": source_of("files", 7291)}
+    clients = [client_of("mnist", 3)] * 2 + [client_of("usps", 3)] * usps_clients
+    warnings = [line for line in report.describe(sources, clients, Config()).splitlines() if line.startswith("Warning")]
+    assert len(warnings) == 1 and words in warnings[0]
+
+
+def test_describe_warns_of_files_that_are_a_part_of_the_published_set():
+    text = report.describe({"svhn": source_of("files", 4434)}, [client_of("svhn", 3)] * 2, Config())
+    assert "svhn has 4,434 training images, the published set 73,257" in text
+
+
+def test_round_line_is_one_line_with_every_number():
+    line = report.round_line(log_of(3))
+    assert "\n" not in line
+    assert line.split() == ("round 3 loss 0.1111 mnist 30.00 usps 15.00 AVG 22.50 "
+                            "clusters 5 4 5 4 5 4 5 4 5 4 1.5 s").split()
+
+
+@pytest.mark.parametrize("rounds, words, means", [
+    (7, "mean of the last 5 rounds", ["50.00", "25.00", "37.50"]),  # of rounds 3 to 7
+    (2, "mean of the last 2 rounds", ["15.00", "7.50", "11.25"]),
+    (1, "mean of the last round", ["10.00", "5.00", "7.50"])])
+def test_final_table_has_the_last_round_and_the_mean_of_the_last_five(rounds, words, means):
+    head, last, mean = report.final_table([log_of(number) for number in range(1, rounds + 1)]).splitlines()
+    assert head.split()[-3:] == ["mnist", "usps", "AVG"]
+    assert last.startswith(f"round {rounds} ")
+    assert last.split()[-3:] == [f"{10 * rounds:.2f}", f"{5 * rounds:.2f}", f"{7.5 * rounds:.2f}"]
+    assert mean.startswith(words + "  ") and mean.split()[-3:] == means
+
+
+# -- files
+
+def test_rounds_csv_gives_back_every_number_exactly_and_has_one_header(tmp_path):
+    logs = [log_of(1, mnist=100 / 3, usps=200 / 7), log_of(2, mnist=0.1 + 0.2, usps=100.0)]
+    for written, log in enumerate(logs, start=1):
+        report.append_round(tmp_path, log)
+        assert len((tmp_path / "rounds.csv").read_text().splitlines()) == 1 + written  # on disk after each round
+    with open(tmp_path / "rounds.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["round", "loss", "mnist", "usps", "avg", "clusters", "seconds"]
+    for row, log in zip(rows, logs, strict=True):
+        assert {domain: float(row[domain]) for domain in DOMAINS} == log["accuracy"]
+        assert (int(row["round"]), float(row["loss"]), float(row["avg"]), float(row["seconds"])) == \
+            (log["round"], log["loss"], log["avg"], log["seconds"])
+        assert [int(number) for number in row["clusters"].split()] == log["clusters_per_class"]
+
+
+def test_config_json_has_settings_data_and_versions(tmp_path):
+    sources = {"mnist": source_of("files", 60000)}
+    report.write_config(tmp_path, {"clients": (6, 4, 3, 7), "tau": 0.02}, sources, report.versions())
+    read = json.loads((tmp_path / "config.json").read_text())
+    assert read["config"] == {"clients": [6, 4, 3, 7], "tau": 0.02} and read["sources"] == sources
+    assert set(read["versions"]) == {"python", "mindspore", "numpy", "scipy", "platform"}
+    assert read["versions"]["numpy"] == np.__version__
+
+
+def test_arrays_come_back_as_they_were_even_from_a_view(tmp_path):
+    network = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3).T, "scalar": np.float32(2)}
+    arrays = prototypes()
+    report.save_arrays(tmp_path, network, arrays)
+    read = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    for name, value in network.items():
+        np.testing.assert_array_equal(read[name].squeeze(), value)
+    with np.load(tmp_path / "prototypes.npz") as stored:
+        assert set(stored) == set(arrays)
+        for name, value in arrays.items():
+            np.testing.assert_array_equal(stored[name], value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "prototypes.npz"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def broken(part):
+        with open(part, "w") as file:
+            file.write("ha")
+        raise OSError("disk full")
+    with pytest.raises(OSError, match="disk full"):
+        report.write_whole(path, broken)
+    assert path.read_text() == "old"
+
+
+# -- pictures
+
+def draw_accuracy(path, rounds=6):
+    report.accuracy_picture(path, [log_of(number) for number in range(1, rounds + 1)], "a title")
+
+
+def draw_prototypes(path, **change):
+    report.prototypes_picture(path, domains=["mnist"] * 3 + ["usps"] * 2, title="a title", **{**prototypes(), **change})
+
+
+@pytest.mark.parametrize("draw", [draw_accuracy, draw_prototypes])
+def test_pictures_open_show_something_and_have_the_same_bytes_again(draw, tmp_path):
+    draw(tmp_path / "one.png")
+    draw(tmp_path / "two.png")
+    with Image.open(tmp_path / "one.png") as picture:
+        assert min(picture.size) > 500 and len(picture.convert("RGB").getcolors(1 << 24)) > 50
+        assert not picture.text  # no date, no software
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_of_one_round_and_of_no_prototype_can_be_drawn(tmp_path):
+    draw_accuracy(tmp_path / "one round.png", rounds=1)
+    draw_prototypes(tmp_path / "none.png", **{name: np.zeros_like(value) for name, value in prototypes().items()})
+    assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
+
+
+def test_the_plane_keeps_distances_of_points_that_lie_in_one_and_fixes_the_sign():
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(8, 2)))[0]
+    flat = rng.normal(size=(12, 2)) * (3, 1)
+    points = flat @ basis.T + rng.normal(size=8)
+    project, share = report.plane(points)
+    distances = np.linalg.norm(flat[:, None] - flat, axis=-1)
+    np.testing.assert_allclose(np.linalg.norm(project(points)[:, None] - project(points), axis=-1), distances, atol=1e-12)
+    assert share[0] >= share[1] and share.sum() == pytest.approx(100)
+    centre = project(np.zeros((1, 8)))
+    axes = project(np.eye(8)) - centre  # column i: axis i
+    assert all(axis[np.abs(axis).argmax()] > 0 for axis in axes.T)
+
+
+def test_the_plane_shows_no_rounding_errors():
+    nearly = np.ones((5, 4)) + 1e-9 * np.random.default_rng(0).normal(size=(5, 4))
+    assert not report.plane(nearly)[0](nearly).any()
+
+
+def test_the_plane_of_a_single_point_is_that_point():
+    project, share = report.plane(np.ones((1, 4)))
+    assert not project(np.ones((1, 4))).any() and not share.any()

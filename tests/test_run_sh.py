@@ -1,0 +1,104 @@
+"""run.sh with a stand-in Python, which notes what it is asked for and installs nothing: each call takes a moment."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN_SH = Path(__file__).resolve().parent.parent / "run.sh"
+
+# Passes -c on to the real Python, makes a "venv" by copying itself, and logs and answers everything else.
+FAKE_PYTHON = f"""#!/usr/bin/env bash
+case "$1 ${{2:-}}" in
+    "-c "*) exec "{sys.executable}" "$@" ;;
+    "-m venv") mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python" ;;
+    "-m pip") [[ "$3" == --version ]] || {{ echo "pip $PWD" >>"$FAKE_LOG"; exit "${{FAKE_PIP_STATUS:-0}}"; }} ;;
+    *) printf '%s|' "$PWD" "${{HYPOTHESIS_PROFILE:-}}" "$@" >>"$FAKE_LOG"; echo >>"$FAKE_LOG" ;;
+esac
+"""
+
+
+@pytest.fixture
+def door(tmp_path):
+    """door(*arguments, **environment) -> the finished call; door.root: the checkout; door.log(): what Python was asked."""
+    root, caller = tmp_path / "a check out", tmp_path / "the caller"
+    root.mkdir()
+    caller.mkdir()
+    shutil.copy(RUN_SH, root)
+    (root / "requirements.txt").write_text("one==1\n")
+    fake = tmp_path / "fake python"
+    fake.write_text(FAKE_PYTHON)
+    fake.chmod(0o755)
+    log = tmp_path / "log"
+    clean = {name: value for name, value in os.environ.items() if name not in ("HYPOTHESIS_PROFILE", "FPL_PYTHON")}
+
+    def call(*arguments, **environment):
+        return subprocess.run([root / "run.sh", *arguments], cwd=caller, capture_output=True, text=True, timeout=60,
+                              env={**clean, "FAKE_LOG": str(log), "FPL_PYTHON": str(fake), **environment})
+    call.root, call.caller = root, caller
+    call.log = lambda: log.read_text().splitlines() if log.exists() else []
+    return call
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("help",)])
+def test_the_door_alone_lists_the_commands_and_installs_nothing(door, arguments):
+    result = door(*arguments)
+    assert result.returncode == 0 and not result.stderr
+    for command in ("digits", "office", "test", "fetch"):
+        assert f"\n  {command} " in result.stdout
+    assert not door.log() and not (door.root / ".venv").exists()
+
+
+def test_an_unknown_command_is_named_in_one_line_and_nothing_is_installed(door):
+    result = door("digit", "--seed", "1")
+    assert result.returncode == 2 and not result.stdout
+    assert result.stderr.count("\n") == 1 and "'digit'" in result.stderr and "digits, office, test or fetch" in result.stderr
+    assert not (door.root / ".venv").exists()
+
+
+@pytest.mark.parametrize("command", ["digits", "office"])
+def test_flags_arrive_unchanged_and_the_callers_folder_stays(door, command):
+    assert door(command, "--data", "my data", "").returncode == 0
+    assert door.log()[-1] == f"{door.caller}||{door.root}/fpl.py|{command}|--data|my data||"
+
+
+def test_packages_are_installed_once_and_again_when_the_requirements_change(door):
+    door("digits")
+    door("digits")
+    assert sum(line.startswith("pip") for line in door.log()) == 1
+    (door.root / "requirements.txt").write_text("one==2\n")
+    door("digits")
+    assert sum(line.startswith("pip") for line in door.log()) == 2
+
+
+def test_an_install_that_fails_starts_nothing_and_is_repeated(door):
+    door("digits")  # good, with the first requirements
+    (door.root / "requirements.txt").write_text("one==2\n")
+    result = door("digits", FAKE_PIP_STATUS="1")
+    assert result.returncode == 1 and "call again" in result.stderr and door.log()[-1].startswith("pip")
+    (door.root / "requirements.txt").write_text("one==1\n")  # back: the packages are in an unknown state all the same
+    door("digits")
+    assert sum(line.startswith("pip") for line in door.log()) == 3
+
+
+def test_test_checks_style_first_and_hands_its_arguments_on(door):
+    assert door("test", "-k", "a or b", "--deep").returncode == 0
+    assert door.log()[-2:] == [f"{door.root}|deep|-m|ruff|check|.|", f"{door.root}|deep|-m|pytest|-k|a or b|"]
+
+
+def test_a_python_that_cannot_be_used_is_named_in_one_line(door):
+    result = door("digits", FPL_PYTHON="/no/such/python")
+    assert result.returncode == 2 and "/no/such/python" in result.stderr.splitlines()[-1]
+    assert "3.10, 3.11 or 3.12" in result.stderr.splitlines()[-1] and not door.log()
+
+
+def test_no_python_at_all_is_said_in_one_line(door, tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("bash", "cat", "dirname", "env", "rm", "mv", "flock"):
+        if shutil.which(tool):
+            (tools / tool).symlink_to(shutil.which(tool))
+    result = door("digits", FPL_PYTHON="", PATH=str(tools))
+    assert result.returncode == 2 and "found no Python 3.10, 3.11 or 3.12" in result.stderr.splitlines()[-1]
