@@ -5,28 +5,29 @@ After Huang, Ye, Shi, Li, Du, "Rethinking Federated Learning with Domain Shift: 
 Algorithm 1                                                                 here
     for each of E rounds:                                                   run
         for each client m that takes part:                                  server_round
-            start from the server's network, T epochs of SGD on             client_update
+            start from the server's network, T epochs of SGD on             client_update, train_step
                 CE + CPCL(cluster prototypes) + UPCR(unbiased prototypes)   local_loss, cpcl_loss, upcr_loss
             send the network and, per class, the mean feature               class_prototypes
         average the networks, each weighted by its number of images         weighted_mean
         per class: cluster the clients' means with FINCH, average each      cluster_prototypes
         per class: average its cluster prototypes                           unbiased_prototypes
 
-Symbols: M clients, K classes, B images in a batch, d width of a feature z, J most clusters of a class = max(1, M // 2)
-(FINCH never leaves a row alone, so there are at most M // 2), tau the temperature. Shapes stand in brackets: z [B,d].
+Symbols: M clients, K classes, B images in a batch, tau the temperature; a feature z of width d is what the last linear
+layer reads. CE is cross-entropy; CPCL pulls z to the cluster prototypes of its class, UPCR to their mean. FINCH joins each
+row to its most similar row, so that no cluster is a single row: a class has at most J = max(1, M // 2) clusters. Shapes
+stand in brackets: z [B,d].
 
-Differences from the paper, each one a setting with both values:
-    upcr_reduce      Eq. 10 sums over the d dimensions; "mean" (default) is what Table 2 was made with, d times smaller
-    clients          the text says MNIST 3 USPS 7 SVHN 6 SYN 4; the default 6 4 3 7 is what Table 2 was made with
-Differences from the released code (--as released sets the first four its way):
-    partition        it takes FINCH's coarsest partition ("last"); Eq. 4 is one step, the finest ("first")
-    prototypes_from  it averages features met while training ("running"); Algorithm 1 uses the trained model ("final")
-    augment          its PyTorch version crops and flips ("crop-flip"); the paper is silent ("none")
-    upcr_reduce      it takes the mean over the d dimensions; so do we, unless asked with --as paper
-    gradient         its MindSpore version computes both prototype losses outside of the gradient: it trains as FedAvg
-    positives        its MindSpore version keeps the first own cluster only; Eq. 9 sums over all of them inside one log
-    batch norm       it updates running statistics twice a step, with PyTorch's momentum in MindSpore's opposite meaning
-    clients          all its USPS clients hold the same rows, and it weighs a share of the clients wrongly
+Where the paper and the released code part, there is a setting with both values (* the default; --as takes one side):
+                     paper                                             released code
+    partition        * "first": one FINCH step, the finest (Eq. 4)     "last": FINCH's coarsest partition
+    prototypes_from  * "final": of the trained model (Alg. 1)          "running": of features met in the last epoch
+    augment          * "none": it is silent                            "crop-flip": its PyTorch version
+    upcr_reduce      "sum" over the d dimensions (Eq. 10)              * "mean", d times smaller; Table 2 was made with it
+    clients          3,7,6,4 in the text (Sec. 4.1; not set by --as)   * 6,4,3,7; Table 2 was made with it
+Faults of the released code that are not repeated here: its MindSpore version computes both prototype losses outside of the
+gradient, so that it trains as FedAvg; counts only the first own cluster as a positive; updates the running statistics
+twice a step, with PyTorch's momentum in MindSpore's opposite meaning; gives all USPS clients the same rows; and mixes up
+the clients' weights when not all take part.
 """
 import argparse
 import dataclasses
@@ -37,8 +38,9 @@ import sys
 import time
 from typing import NamedTuple
 
-# subtle: with AVX-512 oneDNN falls back to its reference convolution for this plain layout (46 times slower, measured).
-# It reads the variable when it is loaded, hence before the import. It means nothing on other devices.
+# subtle: with AVX-512 oneDNN takes its reference convolution for this layout [B,c,h,w], 46 times slower (0.55 s against
+# 0.012 s for 64 images, 16 channels, a 3x3 kernel; AMD EPYC, MindSpore 2.10.0). It reads the variable when it is loaded,
+# hence before the import. It means nothing on other devices.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's log: errors only
 
@@ -59,7 +61,8 @@ class Task(NamedTuple):
     """A set of domains with the same ten classes, as Sec. 4.1 shares it out."""
     clients: dict    # domain -> clients
     fraction: float  # of a domain's training images, for each client
-    published: dict  # domain -> size that the fraction is of; empty: the size at hand
+    published: dict  # domain -> size that the fraction is of, so that a subset gives clients of the same size;
+    #                  empty: the size at hand
 
 
 TASKS = {
@@ -76,7 +79,7 @@ def setting(default, address, **rule):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Every number of a run. The defaults are the paper's; the command line is made from these fields."""
+    """Every number of a run. The defaults are those of Table 2; the command line is made from these fields."""
     task: str = setting("digits", "which domains", choices=tuple(TASKS))
     clients: tuple = setting((), "clients of each domain, e.g. 6,4,3,7; empty: as Table 2 (digits), Sec. 4.1 (office)")
     fraction: float = setting(0.0, "share of a domain that one client holds; 0: 0.01 (digits), 0.20 (office), Sec. 4.1",
@@ -111,7 +114,7 @@ PRESETS = {  # --as
     "paper": {"partition": "first", "upcr_reduce": "sum", "prototypes_from": "final", "augment": "none"},
     "released": {"partition": "last", "upcr_reduce": "mean", "prototypes_from": "running", "augment": "crop-flip"},
 }
-QUICK = {  # without --paper: measured to end within 6 minutes on 2 cores
+QUICK = {  # without --paper: what ends within 6 minutes on 2 cores; fewer steps than the paper, hence a larger lr
     "digits": {"rounds": 10, "local_epochs": 2, "width": 8, "lr": 0.02, "test_images": 1000},
     "office": {"rounds": 20, "local_epochs": 4, "width": 16, "lr": 0.02},
 }
@@ -140,12 +143,15 @@ def complete(cfg):
     return cfg
 
 
+PURPOSES = {"init": 1, "split": 2, "participants": 3, "client": 4, "test": 5}
+
+
 def stream(cfg, purpose, *which):
     """A random generator of its own for each purpose, round and client: any of them can be repeated alone."""
-    return np.random.default_rng((cfg.seed, 1 + ("init", "split", "participants", "client", "test").index(purpose), *which))
+    return np.random.default_rng((cfg.seed, PURPOSES[purpose], *which))
 
 
-# ---------------------------------------------------------------- 2. the records that travel
+# ---------------------------------------------------------------- 2. records: what stays and what travels
 
 class Client(NamedTuple):
     """Stays on the client. images [n,32,32,3] uint8, labels [n] int32."""
@@ -157,7 +163,7 @@ class Client(NamedTuple):
 class Prototypes(NamedTuple):
     """Server -> clients. clusters [K,J,d], mask [K,J] says which of them are there, unbiased [K,d].
 
-    Before round 1, and for a class that no client of the last round held, the mask is False.
+    In round 1, and for a class that no client of the round before held, the mask is False.
     """
     clusters: np.ndarray
     mask: np.ndarray
@@ -186,18 +192,19 @@ class ClientUpdate(NamedTuple):
 def split(train, cfg):
     """Share each domain out among its clients, at random and without overlap (Sec. 4.1).
 
-    train: domain -> (images [n,32,32,3] uint8, labels [n] int32). Returns the M Clients in the order of the domains.
+    cfg: from `complete`; train: domain -> (images [n,32,32,3] uint8, labels [n] int32).
+    Returns the M Clients in the order of the domains.
     Raises InputError where a domain has fewer images than its clients want.
     """
     task, clients = TASKS[cfg.task], []
-    for index, (domain, number) in enumerate(zip(task.clients, cfg.clients)):
+    for index, (domain, how_many) in enumerate(zip(task.clients, cfg.clients, strict=True)):
         images, labels = train[domain]
-        each = int(cfg.fraction * task.published.get(domain, len(labels)))
-        if number and (each < 1 or each * number > len(labels)):
-            raise InputError(f"{domain} has {len(labels)} training images, but {number} clients want {each} each; "
+        each = int(cfg.fraction * task.published.get(domain, len(labels)) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+        if how_many and (each < 1 or each * how_many > len(labels)):
+            raise InputError(f"{domain} has {len(labels)} training images, but {how_many} clients want {each} each; "
                              "change --clients or --fraction")
         order = stream(cfg, "split", index).permutation(len(labels))
-        for m in range(number):
+        for m in range(how_many):
             mine = np.sort(order[m * each:(m + 1) * each])
             clients.append(Client(images[mine], labels[mine], domain))
     return clients
@@ -254,15 +261,15 @@ STAGES = (("stage1", 1, 1, 1), ("stage2", 1, 2, 2), ("stage3", 2, 4, 2), ("stage
 
 def parameter_shapes(width):
     """name -> shape, in a fixed order: one 3x3 stem, four stages of one basic block, one linear layer (Sec. 4.1)."""
-    def conv_bn(name, c_out, c_in, size):
+    def layer(name, c_out, c_in, size):
         return {name + ".conv": (c_out, c_in, size, size), name + ".bn.weight": (c_out,), name + ".bn.bias": (c_out,)}
 
-    shapes = conv_bn("stem", width, 3, 3)
+    shapes = layer("stem", width, 3, 3)
     for stage, c_in, c_out, stride in STAGES:
-        shapes |= conv_bn(stage + ".a", c_out * width, c_in * width, 3)
-        shapes |= conv_bn(stage + ".b", c_out * width, c_out * width, 3)
+        shapes |= layer(stage + ".a", c_out * width, c_in * width, 3)
+        shapes |= layer(stage + ".b", c_out * width, c_out * width, 3)
         if stride != 1:
-            shapes |= conv_bn(stage + ".shortcut", c_out * width, c_in * width, 1)
+            shapes |= layer(stage + ".shortcut", c_out * width, c_in * width, 1)
     return shapes | {"linear.weight": (NUM_CLASSES, 8 * width), "linear.bias": (NUM_CLASSES,)}
 
 
@@ -274,13 +281,19 @@ bn_train = ops.operations.BatchNorm(is_training=True, epsilon=BN_EPS)
 bn_eval = ops.operations.BatchNorm(is_training=False, epsilon=BN_EPS)
 
 
+def flat(tree, names):
+    """A dictionary's values in the order of names."""
+    return tuple(tree[name] for name in names)
+
+
 def conv_bn(x, p, s, name, stride, training):
     """Convolution without bias, then batch norm. x [B,c_in,h,w] -> ([B,c_out,h',w'], (mean, variance) of the channels)."""
     kernel = p[name + ".conv"]
     x = ops.conv2d(x, kernel, stride=stride, pad_mode="pad", padding=kernel.shape[2] // 2)
     weight, bias = p[name + ".bn.weight"], p[name + ".bn.bias"]
     if training:
-        # trap: the kernel overwrites the running statistics that it is given, so it gets a tensor that nobody reads
+        # trap: the kernel overwrites the running statistics that it is given, so it gets a fresh tensor [c] that nobody
+        # reads. On the CPU its last two outputs are the batch's mean and biased variance; check that on another device.
         scratch = weight + bias
         y, _, _, mean, variance = bn_train(x, weight, bias, scratch, scratch)
         n = x.shape[0] * x.shape[2] * x.shape[3]
@@ -313,7 +326,10 @@ PREDICT_BATCH = 128
 
 @ms.jit
 def predict_batch(params, stats, x):
-    """Flat tuples in, (logits, z) out: dictionaries at a jitted function's door would call back into Python."""
+    """Tuples in PARAMS' and STATS' order, x [B,3,32,32] -> logits [B,K], z [B,d].
+
+    Not dictionaries: as arguments of a compiled function MindSpore would call back into Python for them.
+    """
     p = {name: value for name, value in zip(PARAMS, params)}
     s = {name: value for name, value in zip(STATS, stats)}
     logits, z, _ = network(p, s, x, False)
@@ -322,6 +338,7 @@ def predict_batch(params, stats, x):
 
 def predict(params, stats, images):
     """The network in evaluation mode. images [n,32,32,3] uint8 -> logits [n,K], z [n,d], numpy float32."""
+    # mutable: without it the numbers in a tuple are compiled in, and each new network compiles again
     flat_params, flat_stats = ms.mutable(flat(params, PARAMS)), ms.mutable(flat(stats, STATS))
     logits, z = [], []
     for start in range(0, len(images), PREDICT_BATCH):
@@ -332,11 +349,6 @@ def predict(params, stats, images):
         logits.append(outputs[0].asnumpy()[:len(chunk)])
         z.append(outputs[1].asnumpy()[:len(chunk)])
     return np.concatenate(logits), np.concatenate(z)
-
-
-def flat(tree, names):
-    """A dictionary's values in the order of names."""
-    return tuple(tree[name] for name in names)
 
 
 # ---------------------------------------------------------------- 5. prototypes
@@ -368,7 +380,7 @@ def cluster_prototypes(class_means, counts, partition):
     for k in range(classes):
         means = class_means[counts[:, k] > 0, k].astype(np.float64)
         if len(means):
-            labels = finch(means)[0 if partition == "first" else -1]
+            labels = finch(means)[0 if partition == "first" else -1]  # partitions by cosine, finest first: labels [n]
             for j in range(labels.max() + 1):
                 clusters[k, j], mask[k, j] = means[labels == j].mean(axis=0), True
     return clusters, mask
@@ -394,7 +406,10 @@ def unit(x):
 
 
 def softplus(x):
-    """log(1 + e^x), exact in relative terms, also where it is tiny; ops.softplus returns 0 below -17."""
+    """log(1 + e^x), accurate in relative terms where it is tiny: a sample near its prototype costs far less than 1e-7.
+
+    MindSpore's softplus and log1p return 0 below x = -17. where, not abs: at x = 0 the gradient is 0.5, and abs' is 0.
+    """
     small = ops.exp(ops.where(x > 0, -x, x))
     return ops.where(x > 0, x, 0.0) + 2 * ops.atanh(small / (2 + small))  # 2 atanh(y / (2 + y)) = log(1 + y)
 
@@ -410,11 +425,11 @@ def cpcl_loss(z, labels, clusters, mask, tau):
     """
     classes, slots, d = clusters.shape
     there = mask.reshape(1, classes * slots)
-    clusters = ops.where(mask.expand_dims(-1), clusters, 0.0)  # whatever the padding holds
+    clusters = ops.where(mask.expand_dims(-1), clusters, 0.0)  # padding may hold anything, even NaN
     similarity = ops.matmul(unit(z), unit(clusters).reshape(classes * slots, d).T) / tau  # Eq. 7
     own = labels.expand_dims(1) == ops.arange(classes * slots).expand_dims(0) // slots
-    # exponents are shifted by their largest, in logsumexp: unshifted they overflow float32 below tau = 0.0113
     nothing = -1e30  # not -inf, whose differences are NaN
+    # logsumexp shifts the exponents by their largest: unshifted they overflow float32 below tau = 0.0113
     log_p = ops.logsumexp(ops.where(own & there, similarity, nothing), 1)
     log_n = ops.logsumexp(ops.where(~own & there, similarity, nothing), 1)
     known = (own & there).any(1)
@@ -436,7 +451,7 @@ def upcr_loss(z, labels, unbiased, known, reduce):
 # ---------------------------------------------------------------- 7. client
 
 def local_loss(params, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_reduce):
-    """Eq. 12: CE + cpcl * CPCL + upcr * UPCR. Before round 1 the mask is all False: both terms are exactly 0.
+    """Eq. 12: CE + cpcl * CPCL + upcr * UPCR. In round 1 the mask is all False: both terms are exactly 0.
 
     Also returns z [B,d] and the batch norm statistics that were met.
     """
@@ -452,10 +467,12 @@ loss_and_gradient = ms.value_and_grad(local_loss, 0, has_aux=True)
 
 
 # jit is required, not only a speed-up: outside of it MindSpore returns an empty gradient for a tuple of tensors.
-# numbers [6] is a tensor because a Python number would be compiled in.
 @ms.jit
 def train_step(params, velocity, stats, x, labels, clusters, mask, unbiased, numbers, upcr_reduce):
-    """One step of SGD with momentum and weight decay. Tuples of tensors in PARAMS' and STATS' order; x [B,3,32,32]."""
+    """One step of SGD with momentum and weight decay. Tuples of tensors in PARAMS' and STATS' order; x [B,3,32,32].
+
+    numbers: a tensor [6], because Python numbers would be compiled in and a new value would compile again.
+    """
     lr, momentum, weight_decay, tau, cpcl, upcr = ops.unstack(numbers)
     (loss, z, seen), gradient = loss_and_gradient(params, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_reduce)
     new_params, new_velocity, new_stats = (), (), ()
@@ -476,7 +493,7 @@ def client_update(params, stats, prototypes, client, rng, cfg):
     numbers = Tensor([cfg.lr, cfg.momentum, cfg.weight_decay, cfg.tau, cfg.cpcl, cfg.upcr], ms.float32)
     losses = []
     for _ in range(cfg.local_epochs):
-        features, order = [], []  # of this epoch; the last epoch's stay
+        features, order = [], []  # started anew each epoch: "running" prototypes use the last one's
         for batch in batches(len(client.labels), cfg.batch_size, rng):
             images = client.images[batch] if cfg.augment == "none" else crop_flip(client.images[batch], rng)
             weights, velocity, running, loss, z = train_step(
@@ -522,7 +539,8 @@ def server_round(state, clients, cfg, engine=map):
     Prototypes come from the clients of this round alone; a class that none of them holds has none in the next round.
     Raises FloatingPointError where a client's loss or weights are not finite.
     """
-    number, chosen = state.round + 1, participants(cfg, len(clients), state.round + 1)
+    number = state.round + 1
+    chosen = participants(cfg, len(clients), number)
     class_means = np.zeros((len(clients), NUM_CLASSES, 8 * cfg.width), np.float32)
     counts = np.zeros((len(clients), NUM_CLASSES), int)
     losses = {}
@@ -536,6 +554,7 @@ def server_round(state, clients, cfg, engine=map):
             class_means[m], counts[m], losses[m] = update.class_means, update.counts, update.loss
             yield update.params | update.stats
 
+    # this runs all of `networks`, so that class_means and counts are full afterwards; |D_m| is known from the start
     mean = weighted_mean(networks(), [len(clients[m].labels) for m in chosen])
     clusters, mask = cluster_prototypes(class_means, counts, cfg.partition)
     prototypes = Prototypes(clusters, mask, unbiased_prototypes(clusters, mask))
@@ -545,9 +564,10 @@ def server_round(state, clients, cfg, engine=map):
 
 def check_finite(update, number, m):
     """Raise FloatingPointError where an update would spoil the mean of all."""
-    if not (math.isfinite(update.loss) and all(np.isfinite(value.asnumpy()).all() for value in update.params.values())):
-        raise FloatingPointError(f"round {number}, client {m}: loss {update.loss}, weights not finite; "
-                                 "the training diverges: try a smaller --lr or a larger --tau")
+    network = [value.asnumpy() for value in (update.params | update.stats).values()]
+    if not all(np.isfinite(value).all() for value in (*network, update.class_means, update.loss)):
+        raise FloatingPointError(f"round {number}, client {m}: the loss is {update.loss} and not every number that it sends "
+                                 "is finite; the training diverges: try a smaller --lr or a larger --tau")
 
 
 # ---------------------------------------------------------------- 9. evaluation
@@ -566,14 +586,14 @@ def init_state(cfg):
     rng, params, stats = stream(cfg, "init"), {}, {}
     for name, shape in parameter_shapes(cfg.width).items():
         if ".bn." in name:
-            value = np.full(shape, name.endswith("weight"))
+            value = np.ones(shape) if name.endswith("weight") else np.zeros(shape)
         else:
             fan_in = 8 * cfg.width if name == "linear.bias" else math.prod(shape[1:])
             value = rng.uniform(-1, 1, shape) / math.sqrt(fan_in)
         params[name] = Tensor(value.astype(np.float32))
     for name in STATS:
-        channels = params[name.rsplit(".", 1)[0] + ".weight"].shape
-        stats[name] = Tensor(np.full(channels, name.endswith("variance"), np.float32))
+        shape = params[name.rsplit(".", 1)[0] + ".weight"].shape
+        stats[name] = Tensor((np.ones(shape) if name.endswith("variance") else np.zeros(shape)).astype(np.float32))
     most = max(1, sum(cfg.clients) // 2)
     nothing = Prototypes(np.zeros((NUM_CLASSES, most, 8 * cfg.width), np.float32), np.zeros((NUM_CLASSES, most), bool),
                          np.zeros((NUM_CLASSES, 8 * cfg.width), np.float32))
@@ -581,7 +601,10 @@ def init_state(cfg):
 
 
 def run(clients, tests, cfg, state=None, engine=map):
-    """Train from state (default: init_state) to round cfg.rounds; yields (state, log) after each round, prints nothing."""
+    """Train from state (default: init_state) to round cfg.rounds; yields (state, log) after each round, prints nothing.
+
+    clients: M Clients, tests: domain -> (images, labels); bad input is refused when the first round is asked for.
+    """
     cfg = complete(cfg)
     check_clients(clients, cfg)
     state = state or init_state(cfg)
@@ -596,10 +619,14 @@ def run(clients, tests, cfg, state=None, engine=map):
 
 
 def refuse(message):
+    """In place of argparse's own error, which prints several lines."""
     raise InputError(f"{message}; ./run.sh digits --help lists what there is")
 
 
 def whole_numbers(text):
+    """"6,4,3,7" -> (6, 4, 3, 7)."""
+    if not all(number.strip().isdecimal() for number in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between them, such as 6,4,3,7")
     return tuple(int(number) for number in text.split(","))
 
 
@@ -614,12 +641,11 @@ def parse(argv):
     parser.add_argument("--paper", action="store_true", help="the full protocol of Sec. 4.1 instead of the quick preset")
     parser.add_argument("--as", dest="preset", choices=PRESETS, help="where paper and released code disagree, take a side")
     for field in dataclasses.fields(Config):
-        kind = whole_numbers if field.type in (tuple, "tuple") else type(field.default)
+        kind = whole_numbers if field.type is tuple else type(field.default)
         if field.name != "task":
             parser.add_argument("--" + field.name.replace("_", "-"), type=kind, choices=field.metadata.get("choices"),
                                 metavar=None if "choices" in field.metadata else field.name.upper(),
-                                help=f"{field.metadata['help']} (--paper: {field.default or 'as the text says'})"
-                                .replace("%", "%%"))
+                                help=f"{field.metadata['help']} (with --paper: {field.default})")
     given = vars(parser.parse_args(argv))
     options = {name: given.pop(name, None) for name in ("data", "name", "paper", "preset")}
     base = {} if options["paper"] else QUICK[given["task"]]
@@ -675,7 +701,7 @@ def main(argv=None):
         print(f"fpl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped before training; nothing was written.", file=sys.stderr)
+        print("\nStopped.", file=sys.stderr)
         return 130
 
 

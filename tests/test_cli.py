@@ -30,7 +30,7 @@ BAD = [  # arguments -> a part of the one line that must come
     (["digits", "--cpcl", "-1"], "--cpcl is -1.0; it must be at least 0"),
     (["digits", "--clients", "0,0,0,0"], "--clients is 0,0,0,0; it must be 4 whole numbers"),
     (["digits", "--clients", "6,4,3"], "--clients is 6,4,3; it must be 4 whole numbers"),
-    (["digits", "--clients", "6,4,3,x"], "invalid whole_numbers value: '6,4,3,x'"),
+    (["digits", "--clients", "6,4,3,x"], "'6,4,3,x' is not whole numbers with commas"),
     (["digits", "--participation", "0"], "--participation is 0.0; it must be more than 0"),
     (["digits", "--participation", "1.5"], "--participation is 1.5; it must be at most 1"),
     (["digits", "--partition", "middle"], "invalid choice: 'middle'"),
