@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ BAD = [  # arguments -> a part of the one line that must come
     (["digits", "--name", "taken"], "runs/taken exists"),
     (["digits", "--fraction", "0.5"], "mnist has 4000 training images, but 6 clients want 30000 each"),
     (["digits", "--data", "nowhere"], "nowhere"),
+    (["digits", "--device", "Ascend"], "--device is Ascend, which MindSpore does not find here"),
     (["office"], "office"),
 ]
 
@@ -112,6 +114,19 @@ def test_two_processes_in_two_folders_leave_the_same_bytes(two_runs):
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader((folder / "rounds.csv").open())]
             for folder in (first, second)]
     assert rows[0] == rows[1]
+
+
+def test_ctrl_c_ends_with_a_sentence_and_keeps_the_finished_rounds(tmp_path):
+    process = subprocess.Popen([sys.executable, ROOT / "fpl.py", *SMALL, "--rounds", "1000", "--name", "long"], cwd=tmp_path,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("round"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in err and "of 1000 rounds; runs/long holds what they left." in err
+    assert load_file(tmp_path / "runs" / "long" / "model.safetensors")
 
 
 def test_help_names_every_setting(capsys):
