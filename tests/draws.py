@@ -57,7 +57,7 @@ class Holders(NamedTuple):
 
 
 @st.composite
-def holders(draw, most_clients=12):
+def holders(draw, most_clients=24):
     """M clients, each class held by its own number of them: by all, some, one or none."""
     clients, classes, d = draw(st.integers(1, most_clients)), draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 16]))
     held_by = draw(st.lists(st.integers(0, clients), min_size=classes, max_size=classes))
