@@ -52,8 +52,9 @@ def test_the_upcr_gradient_is_the_slope_of_the_upcr_loss(case, reduce):
     z, unbiased = case.z.astype(np.float64), oracle.unbiased_prototypes(case.ragged())
     h = np.abs(z).max() * 1e-3
     slope = oracle.finite_difference(lambda y: oracle.upcr_loss(y, case.labels, unbiased, reduce), z, h)
-    # A central difference of a quadratic has no truncation error; what is left is the rounding of the loss, over h.
-    atol = 64 * U * oracle.upcr_loss(z, case.labels, unbiased, reduce) / h
+    # A central difference of a quadratic has no truncation error. What is left is the rounding of the loss, over h, and
+    # that of z + h and z - h, some |z| U each, which a loss of curvature 2 or less turns into as much of the slope.
+    atol = 64 * U * (oracle.upcr_loss(z, case.labels, unbiased, reduce) / h + np.abs(z).max())
     np.testing.assert_allclose(oracle.upcr_grad(z, case.labels, unbiased, reduce), slope, rtol=1e-9, atol=atol)
 
 
