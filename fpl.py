@@ -34,6 +34,7 @@ import dataclasses
 import math
 import operator
 import os
+import signal
 import sys
 import time
 from typing import NamedTuple
@@ -687,10 +688,10 @@ def train_and_report(argv):
 
         try:
             for state, log in run(clients, tests, cfg, engine=watched):
-                logs.append(log)
+                report.write_round(folder, state, log)
+                logs.append(log)  # what is counted and shown is on disk
                 bar.write(report.round_line(log))
                 sys.stdout.flush()
-                report.write_round(folder, state, log)
         except KeyboardInterrupt:
             bar.close()
             print(f"\nStopped after {len(logs)} of {cfg.rounds} rounds; {folder} holds what they left.", file=sys.stderr)
@@ -719,4 +720,6 @@ def main(argv=None):
 if __name__ == "__main__":
     import fpl  # lab imports fpl: run that module's main, so that there is one InputError and not two
 
+    # trap: once it has compiled, MindSpore answers Ctrl-C (SIGINT) by sending its own process SIGTERM
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(fpl.main())
