@@ -11,9 +11,9 @@ usage() {
     cat <<'TEXT'
 usage: ./run.sh COMMAND [OPTIONS]
 
-  digits   train FPL on MNIST, USPS, SVHN, SYN             under 6 minutes on 2 cores; with --paper many hours
-  office   train FPL on Office-Caltech10 (--data DIR)      under 6 minutes on 2 cores; with --paper many hours
-  test     ruff, then the tests                            a few minutes; with --deep (10,000 examples each) hours
+  digits   train FPL on MNIST, USPS, SVHN, SYN             4 minutes on 2 cores; with --paper days
+  office   train FPL on Office-Caltech10 (--data DIR)      minutes; with --paper hours
+  test     ruff, then the tests                            5 minutes on 2 cores; with --deep (10,000 examples each) hours
   fetch    bring the published digit files to data/        minutes, as the connection allows
 
 ./run.sh COMMAND --help lists the options. The first call installs the packages into .venv (about 2.8 GB, minutes).
