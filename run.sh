@@ -11,8 +11,8 @@ usage() {
     cat <<'TEXT'
 usage: ./run.sh COMMAND [OPTIONS]
 
-  digits   train FPL on MNIST, USPS, SVHN, SYN             4 minutes on 2 cores; with --paper days
-  office   train FPL on Office-Caltech10 (--data DIR)      minutes; with --paper hours
+  digits   train FPL on MNIST, USPS, SVHN, SYN             4 minutes on 2 cores; with --paper very long
+  office   train FPL on Office-Caltech10 (--data DIR)      minutes; with --paper very long
   test     ruff, then the tests                            5 minutes on 2 cores; with --deep (10,000 examples each) hours
   fetch    bring the published digit files to data/        minutes, as the connection allows
 
