@@ -128,7 +128,8 @@ def test_both_prototype_losses_reach_the_gradient():
 
 
 def test_every_parameter_moves():
-    before, after = arrays(fpl.init_state(TINY).params), update(prototypes=some_prototypes(TINY)).params
+    cfg = dataclasses.replace(TINY, weight_decay=0.0)  # decay alone would move them all
+    before, after = arrays(fpl.init_state(cfg).params), update(cfg, some_prototypes(cfg)).params
     for name in fpl.PARAMS:
         assert (after[name].asnumpy() != before[name]).any(), name
 
@@ -146,7 +147,7 @@ def test_the_gradient_agrees_with_a_finite_difference_along_itself():
     up, down = (float(gradient_only(ms.mutable(tuple(w + s * h * g for w, g in zip(weights, gradient))), *rest)[0][0])
                 for s in (1, -1))
     # the step is 0.01 long: the loss (about 5, so 3e-7 of rounding) changes by about 0.02 |g| > 0.02; kinks of ReLU and
-    # the third order make up the rest: measured 0.4 %, a lost term changes it by more than 10 %
+    # the third order make up the rest: measured 1.2 %, a lost term changes it by more than 10 %
     assert (up - down) / (2 * h * square) == pytest.approx(1, abs=0.03)
 
 
@@ -234,6 +235,7 @@ def test_crop_flip_keeps_shape_and_shifts_by_at_most_four_pixels():
     assert (abs(rows - 16) <= 4).all()
     assert ((abs(columns - 10) <= 4) | (abs(columns - 21) <= 4)).all()
     assert (columns > 15).any() and (columns < 16).any()
+    assert len(set(rows)) > 4 and len(set(columns)) > 4
 
 
 # ------------------------------------------------ one round
