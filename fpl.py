@@ -5,7 +5,7 @@ After Huang, Ye, Shi, Li, Du, "Rethinking Federated Learning with Domain Shift: 
 Algorithm 1                                                                 here
     for each of E rounds:                                                   run
         for each client m that takes part:                                  server_round
-            start from the server's network, T epochs of SGD on             client_update, train_step
+            start from the server's network, T epochs of SGD on             client_update, local_training
                 CE + CPCL(cluster prototypes) + UPCR(unbiased prototypes)   local_loss, cpcl_loss, upcr_loss
             send the network and, per class, the mean feature               class_prototypes
         average the networks, each weighted by its number of images         weighted_mean
@@ -31,12 +31,14 @@ and mixes up the clients' weights when not all take part.
 """
 import argparse
 import dataclasses
+import functools
 import math
 import operator
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 # subtle: with AVX-512 oneDNN takes its reference convolution for this layout [B,c,h,w], 46 times slower (0.55 s against
@@ -177,6 +179,7 @@ class ServerState(NamedTuple):
     params: dict
     stats: dict  # batch norm's running means and variances
     prototypes: Prototypes
+    memory: dict = {}  # client number or "server" -> name -> Tensor; FPL keeps none, other methods do
 
 
 class ClientUpdate(NamedTuple):
@@ -186,6 +189,15 @@ class ClientUpdate(NamedTuple):
     class_means: np.ndarray
     counts: np.ndarray
     loss: float
+    memory: dict = {}  # what the client keeps for its next turn; FPL: nothing
+
+
+class Method(NamedTuple):
+    """The two places where federated methods part. FPL is the record at the end of section 8; it may be all you need."""
+    name: str
+    client_update: Callable  # (state, memory, client, rng, cfg) -> ClientUpdate
+    server_update: Callable  # (state, averaged, share, class_means, counts, cfg) -> ServerState; see server_round
+    numbers: dict            # its own settings, kept with the results; FPL's are in Config
 
 
 # ---------------------------------------------------------------- 3. split, batches, input
@@ -464,42 +476,48 @@ def local_loss(params, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upc
     return loss, z, seen
 
 
-loss_and_gradient = ms.value_and_grad(local_loss, 0, has_aux=True)
+@functools.cache
+def step_on(loss, *constants):
+    """The compiled step of SGD with momentum and weight decay on a local loss.
 
-
-# jit is required, not only a speed-up: outside of it MindSpore returns an empty gradient for a tuple of tensors.
-@ms.jit
-def train_step(params, velocity, stats, x, labels, clusters, mask, unbiased, numbers, upcr_reduce):
-    """One step of SGD with momentum and weight decay. Tuples of tensors in PARAMS' and STATS' order; x [B,3,32,32].
-
-    numbers: a tensor [6], because Python numbers would be compiled in and a new value would compile again.
+    loss(params, x, labels, *received, *constants) -> (scalar, z [B,d], batch norm statistics); constants are Python's.
     """
-    lr, momentum, weight_decay, tau, cpcl, upcr = ops.unstack(numbers)
-    (loss, z, seen), gradient = loss_and_gradient(params, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_reduce)
-    new_params, new_velocity, new_stats = (), (), ()
-    for param, v, g in zip(params, velocity, gradient):
-        v = momentum * v + (g + weight_decay * param)
-        new_velocity = new_velocity + (v,)
-        new_params = new_params + (param - lr * v,)
-    for old, met in zip(stats, seen):
-        new_stats = new_stats + ((1 - BN_MOMENTUM) * old + BN_MOMENTUM * met,)
-    return new_params, new_velocity, new_stats, loss, z
+    loss_and_gradient = ms.value_and_grad(loss, 0, has_aux=True)
+
+    # jit is required, not only a speed-up: outside of it MindSpore returns an empty gradient for a tuple of tensors
+    @ms.jit
+    def train_step(params, velocity, stats, x, labels, received, sgd):
+        """Tuples of tensors in PARAMS' and STATS' order, x [B,3,32,32], labels [B], received: what the loss reads.
+
+        sgd [3]: a tensor, as all numbers in received, because a Python number would be compiled in for good.
+        """
+        lr, momentum, weight_decay = ops.unstack(sgd)
+        (value, z, seen), gradient = loss_and_gradient(params, x, labels, *received, *constants)
+        new_params, new_velocity, new_stats = (), (), ()
+        for param, v, g in zip(params, velocity, gradient):
+            v = momentum * v + (g + weight_decay * param)
+            new_velocity = new_velocity + (v,)
+            new_params = new_params + (param - lr * v,)
+        for old, met in zip(stats, seen):
+            new_stats = new_stats + ((1 - BN_MOMENTUM) * old + BN_MOMENTUM * met,)
+        return new_params, new_velocity, new_stats, value, z
+
+    return train_step
 
 
-def client_update(params, stats, prototypes, client, rng, cfg):
-    """LocalUpdating of Algorithm 1: T epochs from the server's network, then the class means. -> ClientUpdate."""
+def local_training(step, received, params, stats, client, rng, cfg):
+    """T epochs of SGD from the server's network, then the class means. step: from step_on. -> ClientUpdate."""
     weights, running = flat(params, PARAMS), flat(stats, STATS)
     velocity = tuple(ops.zeros_like(weight) for weight in weights)
-    clusters, mask, unbiased = Tensor(prototypes.clusters), Tensor(prototypes.mask), Tensor(prototypes.unbiased)
-    numbers = Tensor([cfg.lr, cfg.momentum, cfg.weight_decay, cfg.tau, cfg.cpcl, cfg.upcr], ms.float32)
+    sgd = Tensor([cfg.lr, cfg.momentum, cfg.weight_decay], ms.float32)
     losses = []
     for _ in range(cfg.local_epochs):
         features, order = [], []  # started anew each epoch: "running" prototypes use the last one's
         for batch in batches(len(client.labels), cfg.batch_size, rng):
             images = client.images[batch] if cfg.augment == "none" else crop_flip(client.images[batch], rng)
-            weights, velocity, running, loss, z = train_step(
+            weights, velocity, running, loss, z = step(
                 ms.mutable(weights), ms.mutable(velocity), ms.mutable(running), network_input(images),
-                Tensor(client.labels[batch]), clusters, mask, unbiased, numbers, cfg.upcr_reduce)
+                Tensor(client.labels[batch]), ms.mutable(received), sgd)
             losses.append(loss)
             features.append(z)
             order.append(batch)
@@ -511,6 +529,13 @@ def client_update(params, stats, prototypes, client, rng, cfg):
         labels = client.labels[np.concatenate(order)]
     class_means, counts = class_prototypes(features, labels, NUM_CLASSES)
     return ClientUpdate(params, stats, class_means, counts, float(np.mean([float(loss) for loss in losses])))
+
+
+def client_update(params, stats, prototypes, client, rng, cfg):
+    """LocalUpdating of Algorithm 1 with the three terms of Eq. 12. -> ClientUpdate."""
+    numbers = tuple(Tensor(number, ms.float32) for number in (cfg.tau, cfg.cpcl, cfg.upcr))
+    received = tuple(Tensor(array) for array in prototypes) + numbers  # the order of local_loss's arguments
+    return local_training(step_on(local_loss, cfg.upcr_reduce), received, params, stats, client, rng, cfg)
 
 
 # ---------------------------------------------------------------- 8. server
@@ -533,34 +558,50 @@ def participants(cfg, clients, number):
     return sorted(stream(cfg, "participants", number).permutation(clients)[:share].tolist())
 
 
-def server_round(state, clients, cfg, engine=map):
+def prototypes_update(state, averaged, share, class_means, counts, cfg):
+    """FPL's server_update: take the averaged network as it is and make new prototypes of what the clients sent."""
+    clusters, mask = cluster_prototypes(class_means, counts, cfg.partition)
+    return averaged._replace(prototypes=Prototypes(clusters, mask, unbiased_prototypes(clusters, mask)))
+
+
+FPL = Method("fpl", lambda state, memory, *rest: client_update(state.params, state.stats, state.prototypes, *rest),
+             prototypes_update, {})
+
+
+def server_round(state, clients, cfg, engine=map, method=FPL):
     """One round of Algorithm 1. Returns the next ServerState and the round's diagnostics.
 
     engine(function, items) applies the function to each item and yields the results in the items' order, as map does.
+    The method's server_update is given the state before, the averaged one (that of FedAvg), the share of all images
+    that stands behind the average, and class_means [M,K,d], counts [M,K], zero for clients that did not take part.
     Prototypes come from the clients of this round alone; a class that none of them holds has none in the next round.
     Raises FloatingPointError where a client's loss or weights are not finite.
     """
     number = state.round + 1
     chosen = participants(cfg, len(clients), number)
+    sizes = [len(client.labels) for client in clients]
     class_means = np.zeros((len(clients), NUM_CLASSES, 8 * cfg.width), np.float32)
     counts = np.zeros((len(clients), NUM_CLASSES), int)
-    losses = {}
+    losses, memory = {}, dict(state.memory)
 
     def train(m):
-        return client_update(state.params, state.stats, state.prototypes, clients[m], stream(cfg, "client", number, m), cfg)
+        return method.client_update(state, state.memory.get(m, {}), clients[m], stream(cfg, "client", number, m), cfg)
 
     def networks():  # one at a time: whatever M is, one client's network is in memory
         for m, update in zip(chosen, engine(train, chosen)):
             check_finite(update, number, m)
             class_means[m], counts[m], losses[m] = update.class_means, update.counts, update.loss
+            if update.memory:
+                memory[m] = update.memory
             yield update.params | update.stats
 
     # this runs all of `networks`, so that class_means and counts are full afterwards; |D_m| is known from the start
-    mean = weighted_mean(networks(), [len(clients[m].labels) for m in chosen])
-    clusters, mask = cluster_prototypes(class_means, counts, cfg.partition)
-    prototypes = Prototypes(clusters, mask, unbiased_prototypes(clusters, mask))
-    state = ServerState(number, {name: mean[name] for name in PARAMS}, {name: mean[name] for name in STATS}, prototypes)
-    return state, {"losses": losses, "class_means": class_means, "counts": counts}
+    mean = weighted_mean(networks(), [sizes[m] for m in chosen])
+    averaged = ServerState(number, {name: mean[name] for name in PARAMS}, {name: mean[name] for name in STATS},
+                           state.prototypes, memory)
+    share = sum(sizes[m] for m in chosen) / sum(sizes)
+    return (method.server_update(state, averaged, share, class_means, counts, cfg),
+            {"losses": losses, "class_means": class_means, "counts": counts})
 
 
 def check_finite(update, number, m):
@@ -601,7 +642,7 @@ def init_state(cfg):
     return ServerState(0, params, stats, nothing)
 
 
-def run(clients, tests, cfg, state=None, engine=map):
+def run(clients, tests, cfg, state=None, engine=map, method=FPL):
     """Train from state (default: init_state) to round cfg.rounds; yields (state, log) after each round, prints nothing.
 
     clients: M Clients, tests: domain -> (images, labels); bad input is refused when the first round is asked for.
@@ -611,7 +652,7 @@ def run(clients, tests, cfg, state=None, engine=map):
     state = state or init_state(cfg)
     while state.round < cfg.rounds:
         start = time.perf_counter()
-        state, diagnostics = server_round(state, clients, cfg, engine)
+        state, diagnostics = server_round(state, clients, cfg, engine, method)
         accuracy = evaluate(state, tests)
         yield state, {"round": state.round, "loss": float(np.mean(list(diagnostics["losses"].values()))),
                       "accuracy": accuracy, "avg": float(np.mean(list(accuracy.values()))),
@@ -631,14 +672,14 @@ def whole_numbers(text):
     return tuple(int(number) for number in text.split(","))
 
 
-def parse(argv):
-    """The command line -> (Config, options data, name). Weakest first: the quick preset, --as, single flags."""
+def settings_parser(description):
+    """An argparse parser of the task, the options that are not settings, and a flag for each field of Config."""
     parser = argparse.ArgumentParser(prog="./run.sh", allow_abbrev=False, argument_default=argparse.SUPPRESS,
-                                     description="Train FPL. Defaults are the paper's with --paper, else a quick preset.")
+                                     description=description)
     parser.error = refuse
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--data", metavar="DIR", help="folder of the published files; digits alone has a built-in default")
-    parser.add_argument("--name", help="results go to runs/NAME; default: the task and the first free number")
+    parser.add_argument("--name", help="results go to runs/NAME")
     parser.add_argument("--paper", action="store_true", help="the full protocol of Sec. 4.1 instead of the quick preset")
     parser.add_argument("--as", dest="preset", choices=PRESETS, help="where paper and released code disagree, take a side")
     for field in dataclasses.fields(Config):
@@ -647,11 +688,15 @@ def parse(argv):
             parser.add_argument("--" + field.name.replace("_", "-"), type=kind, choices=field.metadata.get("choices"),
                                 metavar=None if "choices" in field.metadata else field.name.upper(),
                                 help=f"{field.metadata['help']} (with --paper: {field.default})")
+    return parser
+
+
+def parse(parser, argv):
+    """The command line -> (Config, the other options). Weakest first: the quick preset, --as, single flags."""
     given = vars(parser.parse_args(argv))
-    options = {name: given.pop(name, None) for name in ("data", "name", "paper", "preset")}
-    base = {} if options["paper"] else QUICK[given["task"]]
-    cfg = complete(Config(**{**base, **PRESETS.get(options["preset"], {}), **given}))
-    return cfg, options["data"], options["name"]
+    settings = {field.name: given.pop(field.name) for field in dataclasses.fields(Config) if field.name in given}
+    base = {} if given.get("paper") else QUICK[settings["task"]]
+    return complete(Config(**{**base, **PRESETS.get(given.get("preset"), {}), **settings})), given
 
 
 def use_device(name):
@@ -666,15 +711,16 @@ def use_device(name):
 
 def train_and_report(argv):
     """What `main` does when all goes well: read, split, run; lab/report.py shows and writes."""
-    cfg, data_folder, name = parse(argv)
+    parser = settings_parser("Train FPL. Defaults are the paper's with --paper, else a quick preset.")
+    cfg, options = parse(parser, argv)
 
     from tqdm import tqdm
 
     from lab import data, report
 
-    folder = report.free_folder(cfg.task, name)
+    folder = report.free_folder(cfg.task, options.get("name"))
     use_device(cfg.device)
-    train, tests, sources = data.load(cfg.task, data_folder)
+    train, tests, sources = data.load(cfg.task, options.get("data"))
     clients, tests = split(train, cfg), test_sets(tests, cfg)
     print(report.describe(sources, clients, cfg), flush=True)
     os.makedirs(folder)

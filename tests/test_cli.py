@@ -140,13 +140,17 @@ def test_help_names_every_setting(capsys):
         assert flag in text
 
 
+def parsed(arguments):
+    return fpl.parse(fpl.settings_parser(""), arguments)
+
+
 def test_presets_take_the_sides_they_name_and_single_flags_win():
-    paper, _, _ = fpl.parse(["digits", "--paper", "--as", "paper"])
+    paper, _ = parsed(["digits", "--paper", "--as", "paper"])
     assert (paper.partition, paper.upcr_reduce, paper.prototypes_from, paper.augment) == ("first", "sum", "final", "none")
     assert (paper.rounds, paper.local_epochs, paper.batch_size, paper.width) == (100, 10, 64, 64)
     assert (paper.lr, paper.momentum, paper.weight_decay, paper.tau) == (0.01, 0.9, 1e-5, 0.02)
-    released, _, _ = fpl.parse(["digits", "--as", "released", "--partition", "first", "--rounds", "3"])
+    released, _ = parsed(["digits", "--as", "released", "--partition", "first", "--rounds", "3"])
     assert (released.partition, released.upcr_reduce, released.prototypes_from) == ("first", "mean", "running")
     assert (released.augment, released.rounds) == ("crop-flip", 3)
-    assert fpl.parse(["digits"])[0].clients == (6, 4, 3, 7)
-    assert fpl.parse(["office"])[0].clients == (3, 2, 1, 4)
+    assert parsed(["digits"])[0].clients == (6, 4, 3, 7)
+    assert parsed(["office"])[0].clients == (3, 2, 1, 4)

@@ -60,17 +60,23 @@ def one_step(cfg, prototypes, numbers, seed=3, batch=4):
     weights, stats = fpl.flat(state.params, fpl.PARAMS), fpl.flat(state.stats, fpl.STATS)
     rng = np.random.default_rng(seed)
     velocity = tuple(Tensor(rng.normal(size=w.shape).astype(np.float32)) for w in weights)
-    tensors = [Tensor(value) for value in prototypes]
-    numbers_tensor = Tensor(numbers, ms.float32)
-    (_, _, seen), gradient = gradient_only(ms.mutable(weights), x, labels, *tensors, numbers_tensor, cfg.upcr_reduce)
-    outputs = fpl.train_step(ms.mutable(weights), ms.mutable(velocity), ms.mutable(stats), x, labels, *tensors,
-                             numbers_tensor, cfg.upcr_reduce)
+    sgd, received = Tensor(numbers[:3], ms.float32), what_it_receives(prototypes, numbers[3:])
+    (_, _, seen), gradient = gradient_only(ms.mutable(weights), x, labels, received)
+    outputs = fpl.step_on(fpl.local_loss, cfg.upcr_reduce)(
+        ms.mutable(weights), ms.mutable(velocity), ms.mutable(stats), x, labels, received, sgd)
     return weights, velocity, stats, gradient, seen, outputs
 
 
+def what_it_receives(prototypes, tau_cpcl_upcr):
+    return ms.mutable(tuple(Tensor(value) for value in prototypes) + tuple(Tensor(x, ms.float32) for x in tau_cpcl_upcr))
+
+
+loss_and_gradient = ms.value_and_grad(fpl.local_loss, 0, has_aux=True)
+
+
 @ms.jit
-def gradient_only(weights, x, labels, clusters, mask, unbiased, numbers, upcr_reduce):
-    return fpl.loss_and_gradient(weights, x, labels, clusters, mask, unbiased, numbers[3], numbers[4], numbers[5], upcr_reduce)
+def gradient_only(weights, x, labels, received):
+    return loss_and_gradient(weights, x, labels, *received, "mean")
 
 
 # ------------------------------------------------ one step
@@ -137,10 +143,9 @@ def test_every_parameter_moves():
 def test_the_gradient_agrees_with_a_finite_difference_along_itself():
     """The whole loss, network and prototype terms: f(w + h g) - f(w - h g) = 2 h |g|^2 to the third order in h."""
     cfg = dataclasses.replace(TINY, width=4)
-    tensors = [Tensor(value) for value in some_prototypes(cfg)]
     state, (images, labels) = fpl.init_state(cfg), images_and_labels(8, 1)
     weights = fpl.flat(state.params, fpl.PARAMS)
-    rest = (fpl.network_input(images), Tensor(labels), *tensors, Tensor([0, 0, 0, 0.5, 1, 1], ms.float32), "mean")
+    rest = (fpl.network_input(images), Tensor(labels), what_it_receives(some_prototypes(cfg), (0.5, 1, 1)))
     _, gradient = gradient_only(ms.mutable(weights), *rest)
     square = sum(float((g.asnumpy().astype(np.float64) ** 2).sum()) for g in gradient)
     h = 1e-2 / square ** 0.5
