@@ -53,6 +53,10 @@ from mindspore import Tensor, ops
 
 from finch import finch
 
+# OMP_NUM_THREADS=1 lets two runs share two cores, where threads of both wait for each other otherwise (10 times slower)
+if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+    ms.set_context(runtime_num_threads=max(1, int(os.environ["OMP_NUM_THREADS"])))  # MindSpore's own pool ignores it
+
 
 class InputError(Exception):
     """What the user gave cannot be used. One line: the value seen, the value wanted, the next step."""

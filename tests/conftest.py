@@ -5,6 +5,9 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
+# One thread is as fast as two on networks this small, and a busy neighbour does not make the suite ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # First, since the package finch-clust is imported as `finch` too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
