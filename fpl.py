@@ -70,12 +70,13 @@ class Task(NamedTuple):
     fraction: float  # of a domain's training images, for each client
     published: dict  # domain -> size that the fraction is of, so that a subset gives clients of the same size;
     #                  empty: the size at hand
+    swaps: bool      # whether a client without an image of some class is given one; see `one_of_each_class`
 
 
 TASKS = {
     "digits": Task({"mnist": 6, "usps": 4, "svhn": 3, "syn": 7}, 0.01,
-                   {"mnist": 60000, "usps": 7291, "svhn": 73257, "syn": 10000}),
-    "office": Task({"caltech": 3, "amazon": 2, "webcam": 1, "dslr": 4}, 0.20, {}),
+                   {"mnist": 60000, "usps": 7291, "svhn": 73257, "syn": 10000}, False),
+    "office": Task({"caltech": 3, "amazon": 2, "webcam": 1, "dslr": 4}, 0.20, {}, True),
 }
 
 
@@ -206,6 +207,21 @@ class Method(NamedTuple):
 
 # ---------------------------------------------------------------- 3. split, batches, input
 
+def one_of_each_class(mine, rest, labels):
+    """Swap images between mine and rest, both shuffled indices, so that mine has each class of which rest has an image.
+
+    The client's most frequent class gives way. The released code does the same for Office, but from the images of all
+    clients, so that two may hold the same one.
+    """
+    mine, rest = mine.copy(), rest.copy()
+    for k in range(NUM_CLASSES):
+        counts, spare = np.bincount(labels[mine], minlength=NUM_CLASSES), np.flatnonzero(labels[rest] == k)
+        if counts[k] == 0 and len(spare) and counts.max() > 1:
+            surplus = np.flatnonzero(labels[mine] == counts.argmax())
+            mine[surplus[0]], rest[spare[0]] = rest[spare[0]], mine[surplus[0]]
+    return mine, rest
+
+
 def split(train, cfg):
     """Share each domain out among its clients, at random and without overlap (Sec. 4.1).
 
@@ -220,9 +236,12 @@ def split(train, cfg):
         if how_many and (each < 1 or each * how_many > len(labels)):
             raise InputError(f"{domain} has {len(labels)} training images, but {how_many} clients want {each} each; "
                              "change --clients or --fraction")
-        order = stream(cfg, "split", index).permutation(len(labels))
-        for m in range(how_many):
-            mine = np.sort(order[m * each:(m + 1) * each])
+        rest = stream(cfg, "split", index).permutation(len(labels))
+        for _ in range(how_many):
+            mine, rest = rest[:each], rest[each:]
+            if task.swaps:
+                mine, rest = one_of_each_class(mine, rest, labels)
+            mine = np.sort(mine)
             clients.append(Client(images[mine], labels[mine], domain))
     return clients
 

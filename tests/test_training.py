@@ -328,6 +328,37 @@ def test_the_split_has_the_sizes_of_section_4_1_and_shares_no_image():
     assert any((a.images != b.images).any() for a, b in zip(clients, other))
 
 
+@given(st.integers(1, 4), st.integers(1, 15), st.lists(st.integers(0, 12), min_size=10, max_size=10), st.integers(0, 99))
+def test_swapping_for_missing_classes_loses_and_shares_no_image(clients, each, sizes, seed):
+    labels = np.repeat(np.arange(10), sizes)
+    rest = np.random.default_rng(seed).permutation(len(labels))
+    everything = []
+    for _ in range(clients):
+        drawn, rest = rest[:each], rest[each:]
+        before = drawn.copy(), rest.copy()
+        mine, left = fpl.one_of_each_class(drawn, rest, labels)
+        np.testing.assert_array_equal(np.concatenate(before), np.concatenate([drawn, rest]))  # what it was given stays
+        assert len(mine) == len(drawn)
+        counts = np.bincount(labels[mine], minlength=10)
+        for k in np.flatnonzero(counts == 0):  # a class is missing only where none is left, or nothing is there twice
+            assert k not in labels[left] or counts.max() <= 1
+        assert set(labels[drawn]) <= set(labels[mine])  # no class is given away altogether
+        everything, rest = [*everything, *mine], left
+    assert sorted([*everything, *rest]) == list(range(len(labels)))
+
+
+def test_each_office_client_holds_every_class_where_random_draws_alone_would_miss_some(monkeypatch):
+    train = {domain: domain_of(n) for domain, n in {"caltech": 899, "amazon": 768, "webcam": 237, "dslr": 127}.items()}
+    clients = fpl.split(train, fpl.complete(fpl.Config(task="office")))
+    assert [len(c.labels) for c in clients] == [179] * 3 + [153] * 2 + [47] + [25] * 4
+    assert all(len(set(c.labels)) == 10 for c in clients)
+    for domain in train:
+        held = [image[0, 0].tobytes() for c in clients if c.domain == domain for image in c.images]
+        assert len(set(held)) == len(held)
+    monkeypatch.setattr(fpl, "one_of_each_class", lambda mine, rest, labels: (mine, rest))
+    assert any(len(set(c.labels)) < 10 for c in fpl.split(train, fpl.complete(fpl.Config(task="office"))))
+
+
 def test_images_and_labels_stay_together_in_the_split():
     train = {domain: domain_of(n) for domain, n in {"mnist": 4000, "usps": 300, "svhn": 2200, "syn": 700}.items()}
     for client in fpl.split(train, fpl.complete(fpl.Config())):
