@@ -161,20 +161,22 @@ def feddyn(alpha=0.1):
 # Alg. 1-2: the clients' mean step is a gradient for an optimiser at the server. SGD with lr 1, momentum 0 is FedAvg.
 
 def server_step(params, mean, memory, lr, momentum, optimizer):
-    """params, mean: name -> Tensor; memory: what this returned before, {} at first -> (params, memory). In float64."""
-    new_params, new_memory = {}, {}
+    """params, mean: name -> Tensor; memory: what this returned before, {} at first -> (params, memory). Adds in float64.
+
+    "sgd": m <- momentum m + delta, params + lr m. "adam" (FedAdam, without bias correction): m <- momentum m +
+    (1 - momentum) delta, v <- 0.99 v + 0.01 delta^2 from v = tau^2 on, params + lr m / (sqrt(v) + tau), tau = 1e-3.
+    """
+    tau, new_params, new_memory = 1e-3, {}, {}
     for name in PARAMS:
-        old = params[name].asnumpy().astype(np.float64)
+        old, m_name, v_name = params[name].asnumpy().astype(np.float64), "m " + name, "v " + name
         delta = mean[name].asnumpy() - old
-        if optimizer == "sgd":
-            m = momentum * memory.get("m " + name, 0) + delta
-            step = m
-        else:  # adam: FedAdam, without bias correction
-            m = 0.9 * memory.get("m " + name, 0) + 0.1 * delta
-            v = 0.99 * memory.get("v " + name, 0) + 0.01 * delta ** 2
-            step = m / (np.sqrt(v) + 1e-3)
-            new_memory["v " + name] = v
-        new_memory["m " + name] = m
+        m = momentum * (memory[m_name].asnumpy() if memory else 0.0) + (delta if optimizer == "sgd" else (1 - momentum) * delta)
+        step = m
+        if optimizer == "adam":
+            v = 0.99 * (memory[v_name].asnumpy() if memory else tau ** 2) + 0.01 * delta ** 2
+            step = m / (np.sqrt(v) + tau)
+            new_memory[v_name] = Tensor(v.astype(np.float32))
+        new_memory[m_name] = Tensor(m.astype(np.float32))
         new_params[name] = Tensor((old + lr * step).astype(np.float32))
     return new_params, new_memory
 
