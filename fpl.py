@@ -735,29 +735,34 @@ def use_device(name):
 def train_and_report(argv):
     """What `main` does when all goes well: read, split, run; lab/report.py shows and writes."""
     parser = settings_parser("Train FPL. Defaults are the paper's with --paper, else a quick preset.")
+    parser.add_argument("--summary", metavar="DIR", help="also write MindSpore Insight summaries there, one DIR for each run")
     cfg, options = parse(parser, argv)
 
     from tqdm import tqdm
 
-    from lab import data, report
+    from lab import data, report, summary
 
     folder = report.free_folder(cfg.task, options.get("name"))
     use_device(cfg.device)
     train, tests, sources = data.load(cfg.task, options.get("data"))
     clients, tests = split(train, cfg), test_sets(tests, cfg)
-    print(report.describe(sources, clients, cfg), flush=True)
-    os.makedirs(folder)
-    report.write_config(folder, dataclasses.asdict(cfg), sources, report.versions())
+    domains = [client.domain for client in clients]
     logs, steps = [], cfg.rounds * len(participants(cfg, len(clients), 1))
-    with tqdm(total=steps, unit="client", disable=None) as bar:  # disable=None: no bar where the output is not a screen
+    with (summary.writer(options.get("summary"), cfg.width) as summarise,
+          tqdm(total=steps, unit="client", disable=None) as bar):  # disable=None: no bar where the output is not a screen
+        print(report.describe(sources, clients, cfg), flush=True)
+        os.makedirs(folder)
+        report.write_config(folder, dataclasses.asdict(cfg), sources, report.versions())
+
         def watched(function, items):
             for result in map(function, items):
-                yield result
                 bar.update()
+                yield result
 
         try:
             for state, log in run(clients, tests, cfg, engine=watched):
-                report.write_round(folder, state, log)
+                report.write_round(folder, state, log, domains, cfg.partition)
+                summarise(log)
                 logs.append(log)  # what is counted and shown is on disk
                 bar.write(report.round_line(log))
                 sys.stdout.flush()
@@ -766,7 +771,7 @@ def train_and_report(argv):
             print(f"\nStopped after {len(logs)} of {cfg.rounds} rounds; {folder} holds what they left.", file=sys.stderr)
             return 130
     print("\n" + report.final_table(logs))
-    report.pictures(folder, state, logs, [client.domain for client in clients])
+    report.pictures(folder, state, logs, domains)
     print(f"\n{folder}: {', '.join(sorted(os.listdir(folder)))}")
     return 0
 

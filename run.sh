@@ -13,6 +13,9 @@ usage: ./run.sh COMMAND [OPTIONS]
 
   digits   train FPL on MNIST, USPS, SVHN, SYN             4 minutes on 2 cores; with --paper very long
   office   train FPL on Office-Caltech10 (--data DIR)      minutes; with --paper very long
+  compare  digits or office: all methods of Table 2        24 runs (8 methods, 3 seeds); goes on where it stopped
+  ablate   digits or office: FPL without its parts         36 runs (12 variants, 3 seeds); goes on likewise
+  report   [DIR ...]: the HTML report of finished runs     seconds
   test     ruff, then the tests                            5 minutes on 2 cores; with --deep (10,000 examples each) hours
   fetch    bring the published digit files to data/        minutes, as the connection allows
 
@@ -105,6 +108,14 @@ case "$command" in
         install
         exec "$python" "$root/fpl.py" "$command" "$@"
         ;;
+    compare | ablate)
+        install
+        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/compare.py" "$command" "$@"
+        ;;
+    report)
+        install
+        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/page.py" "$@"
+        ;;
     fetch)
         install
         PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/fetch.py" "$@"
@@ -120,6 +131,6 @@ case "$command" in
         exec "$python" -m pytest ${args[@]+"${args[@]}"}
         ;;
     *)
-        fail "unknown command '$command'; it must be digits, office, test or fetch: ./run.sh lists them"
+        fail "unknown command '$command'; it must be digits, office, compare, ablate, report, test or fetch: ./run.sh lists them"
         ;;
 esac

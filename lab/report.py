@@ -1,5 +1,6 @@
-"""What a run shows and leaves: tables for the screen, and in its folder config.json, rounds.csv, model.safetensors,
-prototypes.npz, accuracy.png, prototypes.png. The functions for the screen return a text; the others write a file.
+"""What a run shows and leaves: tables for the screen, and in its folder config.json, rounds.csv, clusters.csv,
+model.safetensors, prototypes.npz (of some rounds a copy, prototypes-<round>.npz), accuracy.png, prototypes.png.
+The functions for the screen return a text; the others write a file. lab/page.py makes one page of many such folders.
 
 The same input gives the same bytes, pictures included. Whole files appear at once (written beside, then renamed), so
 that an interrupted run leaves no half of one.
@@ -8,29 +9,28 @@ import csv
 import importlib.metadata
 import itertools
 import json
-import math
 import os
 import platform
+from collections import Counter
 
 import numpy as np
 import safetensors.numpy
-from matplotlib.figure import Figure  # not pyplot: no window, no state shared between pictures
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 
-from fpl import TASKS, InputError
+from finch import finch
+from fpl import NUM_CLASSES, TASKS, InputError
+from lab import pictures as draw
+from lab.pictures import plural
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")  # Okabe-Ito, colour-blind safe
-MARKERS = "os^vPXp"  # a second sign beside the colour, for grey prints
 LAST = 5  # rounds in the number that Sec. 4.1 reports
+SNAPSHOTS = (1, 5, 15, 50, 75)  # rounds whose prototypes stay: those of Fig. 7, and the first
 
 
 # -- for the screen
 
 def describe(sources, clients, cfg):
     """Before training: which files, how many images, who holds what, and what is not as in the paper."""
-    lines = [f"{cfg.task}: {len(clients)} clients, {cfg.rounds} rounds of {cfg.local_epochs} local epochs, "
+    lines = [f"{cfg.task}: {plural(len(clients), 'client')}, {plural(cfg.rounds, 'round')} of "
+             f"{plural(cfg.local_epochs, 'local epoch')}, "
              f"feature width d = {8 * cfg.width}, seed {cfg.seed}", ""]
     lines += table([["domain", "train", "test", "sha256", "files"]] +
                    [[domain, f"{source['train']:,}", f"{source['test']:,}", source["sha256"][:12], source["what"]]
@@ -44,6 +44,10 @@ def describe(sources, clients, cfg):
              "cluster with theirs." for domain, rows in held.items() if len(rows) == 1]
     notes += [f"Warning: {domain} has no client; it is tested and never trained on."
               for domain, rows in held.items() if not rows]
+    lacking = [(m, client.domain, sorted(set(range(NUM_CLASSES)) - set(client.labels.tolist())))
+               for m, client in enumerate(clients)]
+    notes += [f"Note: client {m} ({domain}) holds no image of class {', '.join(map(str, classes))}; it sends no prototype of "
+              "that." for m, domain, classes in lacking if classes]
     if any(source["kind"] == "stand-in" for source in sources.values()):
         notes.append("Warning: this is the built-in stand-in, not the paper's data: the accuracies are not the paper's "
                      "and cannot be compared with its tables.")
@@ -113,18 +117,48 @@ def free_folder(task, name):
     return f"runs/{name}"
 
 
-def write_round(folder, state, log):
-    """What is known after a round: its row, the network, the prototypes and what they were made from."""
-    append_round(folder, log)
+def write_round(folder, state, log, domains, partition):
+    """What is known after a round: its rows, the network, the prototypes and what they were made from.
+
+    domains: of each of the M clients; partition: of FINCH, "first" | "last". In the rounds SNAPSHOTS the prototypes are
+    kept beside the newest. The clusters are made anew from the class means, so that methods without clusters have them too.
+    """
+    rows = cluster_rows(log["class_means"], log["counts"], domains, partition)
+    append_round(folder, log, purity(rows))
+    append_clusters(folder, log["round"], rows, [*dict.fromkeys([*log["accuracy"], *domains])])
     network = {name: value.asnumpy() for name, value in (state.params | state.stats).items()}
-    save_arrays(folder, network, {**state.prototypes._asdict(), "class_means": log["class_means"], "counts": log["counts"]})
+    arrays = {**state.prototypes._asdict(), "class_means": log["class_means"], "counts": log["counts"]}
+    save_arrays(folder, network, arrays)
+    if log["round"] in SNAPSHOTS:
+        save_prototypes(os.path.join(folder, f"prototypes-{log['round']}.npz"), arrays)
+
+
+def cluster_rows(class_means, counts, domains, partition):
+    """Which domains each cluster of local prototypes gathers: [(class, cluster, {domain: members})]."""
+    rows = []
+    for k in range(np.shape(counts)[1]):
+        holders = np.flatnonzero(np.asarray(counts)[:, k] > 0)
+        if len(holders):
+            labels = finch(class_means[holders, k])[0 if partition == "first" else -1]
+            for cluster in range(labels.max() + 1):
+                rows.append((k, cluster, dict(Counter(domains[m] for m in holders[labels == cluster]))))
+    return rows
+
+
+def purity(rows):
+    """Share of the clusters, of all classes together, whose members are of one domain, in percent.
+
+    rows: (class, cluster, {domain: members}). A cluster of one counts as pure; FINCH makes one only of a sole holder.
+    """
+    return 100 * sum(sum(n > 0 for n in members.values()) == 1 for _, _, members in rows) / max(len(rows), 1)
 
 
 def pictures(folder, state, logs, domains):
     """accuracy.png and prototypes.png of a finished run. domains: of each client."""
-    accuracy_picture(f"{folder}/accuracy.png", logs, f"Accuracy by round, mean of the domains {logs[-1]['avg']:.2f} %")
-    prototypes_picture(f"{folder}/prototypes.png", logs[-1]["class_means"], logs[-1]["counts"], domains,
-                       *state.prototypes, f"Prototypes after round {state.round}")
+    save_picture(f"{folder}/accuracy.png",
+                 draw.accuracy_picture(logs, f"Accuracy by round, mean of the domains {logs[-1]['avg']:.2f} %"))
+    scene = draw.scene(domains, logs[-1]["class_means"], logs[-1]["counts"], *state.prototypes)
+    save_picture(f"{folder}/prototypes.png", draw.prototypes_picture(scene, f"Prototypes after round {state.round}"))
 
 
 def write_whole(path, write):
@@ -143,14 +177,26 @@ def write_config(folder, cfg, sources, versions):
     write_whole(os.path.join(folder, "config.json"), write)
 
 
-def append_round(folder, log):
-    """One more row of rounds.csv, on disk when this returns; the header comes with the first."""
-    with open(os.path.join(folder, "rounds.csv"), "a", newline="", encoding="utf-8") as file:
+def append_rows(path, head, rows):
+    """More rows of a CSV file, on disk when this returns; the header comes with the first."""
+    with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        if file.tell() == 0:
-            writer.writerow(["round", "loss", *log["accuracy"], "avg", "clusters", "seconds"])
-        writer.writerow([log["round"], log["loss"], *log["accuracy"].values(), log["avg"],
-                         " ".join(map(str, log["clusters_per_class"])), log["seconds"]])
+        writer.writerows(rows if file.tell() else [head, *rows])
+
+
+def append_round(folder, log, purity):
+    """One more row of rounds.csv."""
+    append_rows(os.path.join(folder, "rounds.csv"),
+                ["round", "loss", *log["accuracy"], "avg", "clusters", "seconds", "purity"],
+                [[log["round"], log["loss"], *log["accuracy"].values(), log["avg"],
+                  " ".join(map(str, log["clusters_per_class"])), log["seconds"], purity]])
+
+
+def append_clusters(folder, number, rows, domains):
+    """A round's clusters, one row each, to clusters.csv: how many members it has, and how many of each domain."""
+    append_rows(os.path.join(folder, "clusters.csv"), ["round", "class", "cluster", "clients", *domains],
+                [[number, k, cluster, sum(members.values()), *(members.get(domain, 0) for domain in domains)]
+                 for k, cluster, members in rows])
 
 
 def save_arrays(folder, network, prototypes):
@@ -161,119 +207,16 @@ def save_arrays(folder, network, prototypes):
     # subtle: safetensors writes the memory as it lies, so a transposed view would come back scrambled.
     network = {name: np.ascontiguousarray(value) for name, value in network.items()}
     write_whole(os.path.join(folder, "model.safetensors"), lambda path: safetensors.numpy.save_file(network, path))
+    save_prototypes(os.path.join(folder, "prototypes.npz"), prototypes)
 
-    def write(path):
-        with open(path, "wb") as file:  # an open file, since savez adds .npz to a name
-            np.savez(file, **prototypes)
-    write_whole(os.path.join(folder, "prototypes.npz"), write)
+
+def save_prototypes(path, arrays):
+    """An npz file of a dict name -> NumPy array."""
+    def write(part):
+        with open(part, "wb") as file:  # an open file, since savez adds .npz to a name
+            np.savez(file, **arrays)
+    write_whole(path, write)
 
 
 def save_picture(path, figure):
-    write_whole(path, lambda part: figure.savefig(part, format="png", dpi=120, metadata={"Software": None}))
-
-
-# -- pictures
-
-def accuracy_picture(path, logs, title):
-    """Accuracy by round, a line for each domain and one for their plain mean."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    rounds, every = [log["round"] for log in logs], max(1, len(logs) // 12)
-    for domain, colour, marker in zip(logs[0]["accuracy"], COLOURS, MARKERS):
-        axes.plot(rounds, [log["accuracy"][domain] for log in logs], color=colour, marker=marker, markevery=every,
-                  label=f"{domain}  {logs[-1]['accuracy'][domain]:.2f}")
-    axes.plot(rounds, [log["avg"] for log in logs], color="black", linewidth=2.5, marker="D", markevery=every,
-              label=f"AVG  {logs[-1]['avg']:.2f}")
-    axes.set(title=title, xlabel="round", ylabel="top-1 accuracy on the test images (%)", ylim=(0, 100))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(color="0.9")
-    figure.legend(title="last round (%)", loc="outside right center", frameon=False)
-    save_picture(path, figure)
-
-
-def unit(x):
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
-def plane(x):
-    """x [n,d] -> (project, share): project puts rows [.,d] on the two axes of most variance, share [2] in percent."""
-    centre = x.mean(axis=0)
-    _, scale, axes = np.linalg.svd(x - centre, full_matrices=False)
-    axes[scale < 1e-6] = 0  # a direction made of rounding errors is none
-    axes = np.concatenate([axes, np.zeros((2, x.shape[1]))])[:2]  # one row spans no second axis
-    axes *= np.where(axes[np.arange(2), np.abs(axes).argmax(axis=1)] < 0, -1, 1)[:, None]  # SVD leaves the sign open
-    share = 100 * np.append(scale, [0, 0])[:2] ** 2 / max(np.sum(scale ** 2), 1e-12)
-    return (lambda rows: (rows - centre) @ axes.T), share
-
-
-def prototypes_picture(path, class_means, counts, domains, clusters, mask, unbiased, title):
-    """Local, cluster and unbiased prototypes: all classes in one plane, then each class in its own.
-
-    class_means [M,K,d], counts [M,K], domains: M names, clusters [K,J,d], mask [K,J] bool, unbiased [K,d].
-    """
-    domains, held, known = np.array(domains), np.asarray(counts) > 0, np.asarray(mask).any(axis=1)
-    weights = counts / np.maximum(counts.sum(axis=0), 1)
-    overall = unit(np.einsum("mk,mkd->kd", weights, class_means))
-    local, clusters, unbiased = unit(class_means), unit(clusters), unit(unbiased)
-    signs = dict(zip(dict.fromkeys(domains.tolist()), itertools.cycle(zip(COLOURS, MARKERS))))
-    columns, num_classes = 5, held.shape[1]
-    rows = math.ceil(num_classes / columns)
-    figure = Figure(figsize=(14, 5.8 + 2.6 * rows))
-    upper, lower = figure.add_gridspec(2, 1, height_ratios=(5, 2.6 * rows), hspace=0.17,
-                                       left=0.06, right=0.98, top=0.96, bottom=0.02)
-
-    def draw(axes, project, classes, size):
-        for domain, (colour, marker) in signs.items():
-            points = project(np.concatenate([local[(domains == domain) & held[:, k], k] for k in classes]))
-            axes.scatter(*points.T, s=size, color=colour, marker=marker, alpha=0.75, linewidths=0)
-        for k in classes:
-            own, middle = project(clusters[k][mask[k]]), project(unbiased[k:k + 1])
-            for point in own:
-                axes.plot(*zip(point, middle[0]), color="0.6", linewidth=0.8, zorder=1)
-            axes.scatter(*own.T, s=1.6 * size, marker="D", facecolors="none", edgecolors="black", linewidths=1.2)
-            if known[k]:
-                axes.scatter(*middle.T, s=4 * size, marker="*", color="gold", edgecolors="black", zorder=4)
-        axes.margins(0.12)
-
-    top = upper.subgridspec(1, 2, width_ratios=(10, 5), wspace=0.03)
-    axes, side = figure.add_subplot(top[0]), figure.add_subplot(top[1])
-    side.axis("off")
-    if held.any():
-        project, share = plane(local[held])
-        draw(axes, project, range(num_classes), 26)
-        for k in np.flatnonzero(known):
-            axes.annotate(str(k), project(unbiased[k:k + 1])[0], xytext=(0, 9), textcoords="offset points", ha="center",
-                          fontsize=15, fontweight="bold", zorder=5,
-                          path_effects=[withStroke(linewidth=3, foreground="white")])
-        axes.set(xlabel=f"first axis ({share[0]:.0f} % of the variance)", ylabel=f"second axis ({share[1]:.0f} %)")
-    axes.set_title(title, loc="left")
-    for k, cell in zip(range(num_classes), lower.subgridspec(rows, columns, hspace=0.22, wspace=0.06)):
-        small = figure.add_subplot(cell)
-        small.set(xticks=[], yticks=[])
-        if not held[:, k].any():
-            small.set_title(f"class {k}: no client holds it", fontsize=10)
-            continue
-        project, share = plane(local[held[:, k], k])
-        draw(small, project, [k], 34)
-        small.set_aspect("equal", adjustable="datalim")  # or the middle of the clusters would not look like the middle
-        small.scatter(*project(overall[k:k + 1]).T, s=70, marker="x", color="black", linewidths=2, zorder=5)
-        holders, number = held[:, k].sum(), mask[k].sum()
-        small.set_title(f"class {k}: {number} cluster{'' if number == 1 else 's'}, " +
-                        (f"{share.sum():.0f} %" if holders > 1 else "one client"), fontsize=10)
-
-    def sign(label, marker, **style):
-        return Line2D([], [], linestyle="none", label=label, marker=marker, **style)
-    handles = [sign(f"local prototype, {domain} ({(domains == domain).sum()} clients)", marker, color=colour)
-               for domain, (colour, marker) in signs.items()]
-    handles += [sign("cluster prototype (Eq. 5)", "D", color="black", markerfacecolor="none"),
-                sign("unbiased prototype (Eq. 6): each cluster one vote", "*", color="gold", markersize=13,
-                     markeredgecolor="black"),
-                sign("for comparison: mean over all images", "x", color="black", markersize=8, markeredgewidth=2)]
-    side.legend(handles=handles, loc="upper left", frameon=False, borderaxespad=0)
-    side.text(0.03, 0.0, "Here: all classes; the number is the class.\nBelow: each class in a plane of its own; the "
-              "percentage is\nthe share of its variance that the plane shows.\n"
-              "The planes are principal axes of the local prototypes.\n"
-              "Every vector is first scaled to length 1, since FINCH\nand CPCL see only angles (the cosine). "
-              "Axes have no unit.",
-              transform=side.transAxes, va="bottom", fontsize=9.5, color="0.25")
-    save_picture(path, figure)
+    write_whole(path, lambda part: draw.save(figure, part))

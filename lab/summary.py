@@ -39,7 +39,13 @@ def scalars(log):
 
 @contextlib.contextmanager
 def writer(folder, width):
-    """with writer(folder, width) as write: the graph is on disk; write(log) returns when the round is, too."""
+    """with writer(folder, width) as write: the graph is on disk; write(log) returns when the round is, too.
+
+    Without a folder (None) write does nothing.
+    """
+    if folder is None:
+        yield lambda log: None
+        return
     try:
         os.makedirs(folder, exist_ok=True)
         handle, path = tempfile.mkstemp("_MS", f"fpl.out.events.summary.{int(time.time())}.", folder)  # Insight's pattern

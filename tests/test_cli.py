@@ -41,6 +41,7 @@ BAD = [  # arguments -> a part of the one line that must come
     (["digits", "--name", "taken"], "runs/taken exists"),
     (["digits", "--fraction", "0.5"], "mnist has 4000 training images, but 6 clients want 30000 each"),
     (["digits", "--data", "nowhere"], "nowhere"),
+    (["digits", "--summary", "runs/taken/model.safetensors"], "it must be a folder to write to"),
     (["digits", "--device", "Ascend"], "--device is Ascend, which MindSpore does not find here"),
     (["office"], "office"),
 ]
@@ -81,7 +82,8 @@ def test_a_file_in_the_way_of_the_runs_folder_is_one_line(tmp_path):
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory):
     folders = [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second folder")]
-    return [(folder, command([*SMALL, "--name", "once"], folder)) for folder in folders]
+    return [(folder, command([*SMALL, "--name", "once", *more], folder))
+            for folder, more in zip(folders, ([], ["--summary", "for insight"]))]
 
 
 def test_a_run_shows_the_domains_a_line_a_round_and_the_table(two_runs):
@@ -94,8 +96,8 @@ def test_a_run_shows_the_domains_a_line_a_round_and_the_table(two_runs):
 
 def test_a_run_leaves_what_readme_says(two_runs):
     folder = two_runs[0][0] / "runs" / "once"
-    assert sorted(os.listdir(folder)) == ["accuracy.png", "config.json", "model.safetensors", "prototypes.npz",
-                                          "prototypes.png", "rounds.csv"]
+    assert sorted(os.listdir(folder)) == ["accuracy.png", "clusters.csv", "config.json", "model.safetensors",
+                                          "prototypes-1.npz", "prototypes.npz", "prototypes.png", "rounds.csv"]
     config = json.loads((folder / "config.json").read_text())
     assert "once" not in os.listdir(two_runs[0][0])  # nothing beside runs/
     assert config["config"]["tau"] == 0.02 and config["config"]["clients"] == [1, 1, 1, 1]
@@ -107,7 +109,15 @@ def test_a_run_leaves_what_readme_says(two_runs):
     assert prototypes["clusters"].shape == (10, 2, 8) and prototypes["mask"].any()
 
 
+def test_summaries_for_insight_go_where_they_are_asked_for_and_nowhere_else(two_runs):
+    (first, _), (second, done) = two_runs
+    assert done.returncode == 0, done.stderr
+    assert len(list((second / "for insight").glob("*.summary.*"))) == 1
+    assert not list(first.rglob("*.summary.*"))
+
+
 def test_two_processes_in_two_folders_leave_the_same_bytes(two_runs):
+    """The second also wrote summaries, which change nothing."""
     first, second = (folder / "runs" / "once" for folder, _ in two_runs)
     for name in ("model.safetensors", "prototypes.npz", "prototypes.png", "accuracy.png", "config.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
@@ -136,7 +146,7 @@ def test_help_names_every_setting(capsys):
     text = capsys.readouterr().out
     for flag in ("--data", "--name", "--seed", "--rounds", "--local-epochs", "--batch-size", "--width", "--lr", "--tau",
                  "--cpcl", "--upcr", "--partition", "--upcr-reduce", "--prototypes-from", "--augment", "--clients",
-                 "--fraction", "--participation", "--as", "--paper", "--device"):
+                 "--fraction", "--participation", "--as", "--paper", "--device", "--summary"):
         assert flag in text
 
 

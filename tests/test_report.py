@@ -8,8 +8,8 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from fpl import Config
-from lab import report
+from fpl import Config, Prototypes, ServerState, cluster_prototypes, unbiased_prototypes
+from lab import pictures, report
 
 DOMAINS = ("mnist", "usps")
 
@@ -68,6 +68,18 @@ def test_describe_warns_of_a_domain_with_less_than_two_clients(usps_clients, wor
     assert len(warnings) == 1 and words in warnings[0]
 
 
+def test_describe_names_the_classes_that_a_client_lacks():
+    clients = [client_of("mnist", 20), client_of("mnist", 20), client_of("usps", 20), client_of("usps", 20)]
+    for client in clients:
+        client.labels[:10] = range(10)
+    assert "holds no image" not in report.describe({"mnist": source_of("files", 60000), "usps": source_of("files", 7291)},
+                                                   clients, Config())
+    clients[2].labels[[3, 7]] = 0
+    text = report.describe({"mnist": source_of("files", 60000), "usps": source_of("files", 7291)}, clients, Config())
+    assert "Note: client 2 (usps) holds no image of class 3, 7; it sends no prototype of that." in text
+    assert text.count("Note: ") == 1
+
+
 def test_describe_warns_of_files_that_are_a_part_of_the_published_set():
     text = report.describe({"svhn": source_of("files", 4434)}, [client_of("svhn", 3)] * 2, Config())
     assert "svhn has 4,434 training images, the published set 73,257" in text
@@ -97,16 +109,71 @@ def test_final_table_has_the_last_round_and_the_mean_of_the_last_five(rounds, wo
 def test_rounds_csv_gives_back_every_number_exactly_and_has_one_header(tmp_path):
     logs = [log_of(1, mnist=100 / 3, usps=200 / 7), log_of(2, mnist=0.1 + 0.2, usps=100.0)]
     for written, log in enumerate(logs, start=1):
-        report.append_round(tmp_path, log)
+        report.append_round(tmp_path, log, 100 / 7)
         assert len((tmp_path / "rounds.csv").read_text().splitlines()) == 1 + written  # on disk after each round
     with open(tmp_path / "rounds.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["round", "loss", "mnist", "usps", "avg", "clusters", "seconds"]
+    assert list(rows[0]) == ["round", "loss", "mnist", "usps", "avg", "clusters", "seconds", "purity"]
     for row, log in zip(rows, logs, strict=True):
         assert {domain: float(row[domain]) for domain in DOMAINS} == log["accuracy"]
         assert (int(row["round"]), float(row["loss"]), float(row["avg"]), float(row["seconds"])) == \
             (log["round"], log["loss"], log["avg"], log["seconds"])
         assert [int(number) for number in row["clusters"].split()] == log["clusters_per_class"]
+        assert float(row["purity"]) == 100 / 7
+
+
+# Four clients at 0, 10, 90 and 95 degrees make the clusters 0 1 and 2 3 (finch.py's example); class 1 has one holder.
+CORNER = np.stack([np.cos(np.radians([0, 10, 90, 95])), np.sin(np.radians([0, 10, 90, 95]))], axis=1)
+MEANS = np.stack([CORNER, CORNER], axis=1).astype(np.float32)
+COUNTS = np.array([[5, 0], [5, 0], [5, 3], [5, 0]])
+
+
+@pytest.mark.parametrize("domains, members, pure", [
+    (["a", "a", "b", "b"], [{"a": 2}, {"b": 2}, {"b": 1}], 100),
+    (["a", "b", "b", "b"], [{"a": 1, "b": 1}, {"b": 2}, {"b": 1}], 200 / 3),
+    (["a", "b", "a", "b"], [{"a": 1, "b": 1}, {"a": 1, "b": 1}, {"a": 1}], 100 / 3)])
+def test_clusters_are_counted_by_domain_and_purity_is_the_share_of_those_with_one_domain(domains, members, pure):
+    rows = report.cluster_rows(MEANS, COUNTS, domains, "first")
+    assert rows == [(0, 0, members[0]), (0, 1, members[1]), (1, 0, members[2])]
+    assert report.purity(rows) == pytest.approx(pure)
+
+
+def test_the_clusters_are_those_of_the_partition_that_fpl_trains_with():
+    rng = np.random.default_rng(3)
+    means, counts = rng.random((60, 10, 6)), rng.integers(0, 4, (60, 10))
+    numbers = {}
+    for partition in ("first", "last"):
+        rows = report.cluster_rows(means, counts, ["a", "b"] * 30, partition)
+        numbers[partition] = [sum(k == row[0] for row in rows) for k in range(10)]
+        assert numbers[partition] == cluster_prototypes(means, counts, partition)[1].sum(axis=1).tolist()
+        assert sum(sum(members.values()) for _, _, members in rows) == (counts > 0).sum()
+    assert numbers["first"] != numbers["last"]
+
+
+def state_of(number, mask=True):
+    clusters, there = cluster_prototypes(MEANS, COUNTS, "first")
+    there = there & mask
+    tensor = SimpleNamespace(asnumpy=lambda: np.ones(2, np.float32))
+    return ServerState(number, {"w": tensor}, {}, Prototypes(clusters, there, unbiased_prototypes(clusters, there)))
+
+
+@pytest.mark.parametrize("has_prototypes", [True, False])  # False: a method without any, such as FedAvg
+def test_a_round_adds_its_clusters_and_keeps_the_prototypes_of_the_rounds_that_are_shown(has_prototypes, tmp_path):
+    for number in (1, 2, 5):
+        log = log_of(number) | {"class_means": MEANS * number, "counts": COUNTS}
+        report.write_round(tmp_path, state_of(number, has_prototypes), log, ["usps", "mnist", "mnist", "mnist"], "first")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "clusters.csv", "model.safetensors", "prototypes-1.npz", "prototypes-5.npz", "prototypes.npz", "rounds.csv"]
+    of_a_round = ["0,0,2,1,1", "0,1,2,2,0", "1,0,1,1,0"]
+    assert (tmp_path / "clusters.csv").read_text().splitlines() == [
+        "round,class,cluster,clients,mnist,usps", *(f"{number},{row}" for number in (1, 2, 5) for row in of_a_round)]
+    with open(tmp_path / "rounds.csv", newline="") as file:
+        assert [float(row["purity"]) for row in csv.DictReader(file)] == pytest.approx([200 / 3] * 3)
+    for name, number in (("prototypes-1", 1), ("prototypes-5", 5), ("prototypes", 5)):
+        with np.load(tmp_path / f"{name}.npz") as stored:
+            np.testing.assert_array_equal(stored["class_means"], MEANS * number)
+            assert set(stored) == {"clusters", "mask", "unbiased", "class_means", "counts"}
+            assert stored["mask"].any() == has_prototypes
 
 
 def test_config_json_has_settings_data_and_versions(tmp_path):
@@ -148,11 +215,12 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
 # -- pictures
 
 def draw_accuracy(path, rounds=6):
-    report.accuracy_picture(path, [log_of(number) for number in range(1, rounds + 1)], "a title")
+    report.save_picture(path, pictures.accuracy_picture([log_of(number) for number in range(1, rounds + 1)], "a title"))
 
 
 def draw_prototypes(path, **change):
-    report.prototypes_picture(path, domains=["mnist"] * 3 + ["usps"] * 2, title="a title", **{**prototypes(), **change})
+    scene = pictures.scene(["mnist"] * 3 + ["usps"] * 2, **{**prototypes(), **change})
+    report.save_picture(path, pictures.prototypes_picture(scene, "a title"))
 
 
 @pytest.mark.parametrize("draw", [draw_accuracy, draw_prototypes])
@@ -177,7 +245,7 @@ def test_the_plane_keeps_distances_of_points_that_lie_in_one_and_fixes_the_sign(
     basis = np.linalg.qr(rng.normal(size=(8, 2)))[0]
     flat = rng.normal(size=(12, 2)) * (3, 1)
     points = flat @ basis.T + rng.normal(size=8)
-    project, share = report.plane(points)
+    project, share = pictures.plane(points)
     distances = np.linalg.norm(flat[:, None] - flat, axis=-1)
     np.testing.assert_allclose(np.linalg.norm(project(points)[:, None] - project(points), axis=-1), distances, atol=1e-12)
     assert share[0] >= share[1] and share.sum() == pytest.approx(100)
@@ -188,9 +256,18 @@ def test_the_plane_keeps_distances_of_points_that_lie_in_one_and_fixes_the_sign(
 
 def test_the_plane_shows_no_rounding_errors():
     nearly = np.ones((5, 4)) + 1e-9 * np.random.default_rng(0).normal(size=(5, 4))
-    assert not report.plane(nearly)[0](nearly).any()
+    assert not pictures.plane(nearly)[0](nearly).any()
 
 
 def test_the_plane_of_a_single_point_is_that_point():
-    project, share = report.plane(np.ones((1, 4)))
+    project, share = pictures.plane(np.ones((1, 4)))
     assert not project(np.ones((1, 4))).any() and not share.any()
+
+
+def test_the_legend_counts_clients_in_singular_and_plural_and_names_no_cluster_where_there_is_none():
+    scene = pictures.scene(["mnist"] * 4 + ["usps"], **prototypes())
+    labels = [handle.get_label() for handle in pictures.legend_handles(scene)]
+    assert labels[:2] == ["local prototype, mnist (4 clients)", "local prototype, usps (1 client)"] and len(labels) == 4
+    arrays = prototypes()
+    bare = pictures.scene(["mnist"] * 5, **{**arrays, "mask": np.zeros_like(arrays["mask"])})
+    assert len(pictures.legend_handles(bare)) == 1

@@ -1,0 +1,272 @@
+"""Several methods, or several variants of FPL, on the same terms: `compare` is Table 2, `ablate` Tables 1 and 3, Fig. 4-5.
+
+A run is a variant and a seed. All runs of a seed have the same split, the same initial weights and the same budget.
+
+    runs/NAME/config.json             what the runs share: command, config (without the seed), sources, versions
+    runs/NAME/<variant>/seed-<s>/     a finished run: what fpl.py leaves, its config.json with `variant` and `method`;
+                                      diverged.txt says why one stopped early, its other files are of the rounds before
+    runs/NAME/<variant>/seed-<s>.part a run that is under way, or was interrupted: the next call removes it
+
+The same command again goes on where the last one stopped.
+"""
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+import fpl
+from lab import baselines, data, page, report
+from lab.pictures import plural
+
+
+class Run(NamedTuple):
+    """A variant with a seed: folder is where it ends, record its config.json."""
+    variant: str
+    method: fpl.Method
+    cfg: fpl.Config
+    folder: str
+    record: dict
+
+
+# ---------------------------------------------------------------- what is compared
+
+TAUS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # Fig. 4
+
+
+def methods(cfg):
+    """Table 2: variant -> (Method, changes of Config)."""
+    return {name: (method, {}) for name, method in baselines.METHODS.items()}
+
+
+def parts(cfg):
+    """Tables 1 and 3, Fig. 4 and 5: variant -> (Method, changes of Config). `both` stands for cfg's own tau in Fig. 4."""
+    if not (cfg.cpcl and cfg.upcr):
+        raise fpl.InputError(f"--cpcl is {cfg.cpcl}, --upcr is {cfg.upcr}; ablate switches them off itself and needs both "
+                             "more than 0: leave the flag away")
+    cpcl, upcr = {"upcr": 0.0}, {"cpcl": 0.0}
+    return {
+        "neither": (fpl.FPL, cpcl | upcr),
+        "cpcl": (fpl.FPL, cpcl),
+        "upcr": (fpl.FPL, upcr),
+        "both": (fpl.FPL, {}),
+        "upcr-global": (baselines.FPL_GLOBAL, upcr),  # Table 3: beside upcr
+        "cpcl-global": (baselines.FPL_GLOBAL, cpcl),  # Fig. 5: beside cpcl
+        **{f"tau-{tau:g}": (fpl.FPL, {"tau": tau}) for tau in TAUS if tau != cfg.tau},
+    }
+
+
+COMMANDS = {"compare": (methods, "Train all methods of Table 2 on the same terms."),
+            "ablate": (parts, "Train FPL with its parts taken out or exchanged (Tables 1 and 3, Fig. 4 and 5).")}
+
+
+def read(argv):
+    """The command line -> (command, Config, variants asked for, seeds, folder, --data). Raises InputError."""
+    if not argv or argv[0] not in COMMANDS:
+        raise fpl.InputError(f"the command is {argv[0] if argv else 'missing'}; it must be {' or '.join(COMMANDS)}")
+    command, (table, description) = argv[0], COMMANDS[argv[0]]
+    parser = fpl.settings_parser(f"{description} Defaults are the paper's with --paper, else a quick preset.")
+    parser.prog = f"./run.sh {command}"
+
+    def refuse(message):
+        raise fpl.InputError(f"{message}; {parser.prog} --help lists what there is")
+
+    parser.error = refuse
+    parser.add_argument("--methods", metavar="A,B", help="only these variants; default: all")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds SEED to SEED + N - 1; default: 3")
+    cfg, given = fpl.parse(parser, argv[1:])
+    number, name = given.get("seeds", 3), given.get("name", f"{command}-{cfg.task}")
+    if number < 1:
+        raise fpl.InputError(f"--seeds is {number}; it must be at least 1")
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise fpl.InputError(f"--name is {name!r}; it must be the name of one folder: give it without slashes")
+    variants = table(cfg)
+    wanted = [word.strip() for word in given["methods"].split(",")] if "methods" in given else list(variants)
+    for word in wanted:
+        if word not in variants:
+            raise fpl.InputError(f"--methods names {word!r}; there are {', '.join(variants)}")
+    variants = {name: variant for name, variant in variants.items() if name in wanted}  # in the table's order
+    return command, cfg, variants, range(cfg.seed, cfg.seed + number), f"runs/{name}", given.get("data")
+
+
+def plan(folder, cfg, variants, seeds, made_of):
+    """The runs, seed by seed, so that whole tables are there early. made_of: sources and versions."""
+    runs = []
+    for seed in seeds:
+        for name, (method, changes) in variants.items():
+            own = dataclasses.replace(cfg, seed=seed, **changes)
+            record = {"variant": name, "method": {"name": method.name, "numbers": method.numbers},
+                      "config": dataclasses.asdict(own), **made_of}
+            runs.append(Run(name, method, own, f"{folder}/{name}/seed-{seed}", record))
+    return runs
+
+
+# ---------------------------------------------------------------- the folder
+
+def write_record(folder, record):
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    report.write_whole(f"{folder}/config.json", lambda path: Path(path).write_text(text, encoding="utf-8"))
+
+
+def facts(record):
+    """What must be equal for results to stand side by side: field -> value."""
+    return {**{field: record.get(field) for field in ("command", "variant", "method")}, **record["config"],
+            **{f"the data of {domain}, sha256": source["sha256"] for domain, source in record["sources"].items()}}
+
+
+def check_same(folder, record):
+    """Refuse a folder whose config.json tells of other terms than record. Returns its versions. Raises InputError."""
+    try:
+        found = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+        before, versions = facts(found), found["versions"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise fpl.InputError(f"{folder} is there, but its config.json cannot be used ({type(error).__name__}: {error}); "
+                             "nothing was changed: give another --name") from error
+    now = facts(json.loads(json.dumps(record)))  # as JSON has it: lists for tuples
+    for field in {**now, **before}:
+        if before.get(field) != now.get(field):
+            raise fpl.InputError(f"{folder} was made with {field} {before.get(field)}, this call has {now.get(field)}; "
+                                 "nothing was changed: give another --name")
+    return versions
+
+
+@contextlib.contextmanager
+def alone_in(folder):
+    """Keep a second call out of the folder, which would take this one's unfinished run for a left one."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise fpl.InputError(f"another call is at work in {folder}; wait for its end or give another --name") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+# ---------------------------------------------------------------- the runs
+
+def train(run, data_sets, engine):
+    """One run from start to renamed folder. -> (logs of its rounds, why it stopped early or None)."""
+    part, logs, why = f"{run.folder}.part", [], None
+    clients, tests = fpl.split(data_sets[0], run.cfg), fpl.test_sets(data_sets[1], run.cfg)
+    domains = [client.domain for client in clients]
+    if os.path.lexists(part):
+        shutil.rmtree(part)
+    os.makedirs(part)
+    write_record(part, run.record)
+    try:
+        for state, log in fpl.run(clients, tests, run.cfg, engine=engine, method=run.method):
+            report.write_round(part, state, log, domains, run.cfg.partition)
+            logs.append(log)
+    except FloatingPointError as error:
+        why = str(error)
+        Path(part, "diverged.txt").write_text(f"{why}\n", encoding="utf-8")
+    if logs:
+        report.pictures(part, state, logs, domains)
+    os.rename(part, run.folder)
+    return logs, why
+
+
+def run_line(run, logs, why, seconds):
+    """Accuracies in percent, means of the last five rounds; or why there are none."""
+    head = f"{run.variant:<11}  seed {run.cfg.seed}"
+    if why:
+        return f"{head}  diverged in round {len(logs) + 1}, what it left is in {run.folder}: {why}"
+    recent = logs[-report.LAST:]
+    means = {domain: np.mean([log["accuracy"][domain] for log in recent]) for domain in recent[0]["accuracy"]}
+    return (f"{head}  {'  '.join(f'{domain} {mean:5.2f}' for domain, mean in means.items())}  "
+            f"AVG {np.mean([log['avg'] for log in recent]):5.2f}  {seconds:.0f} s")
+
+
+def budget(runs, variants, seeds, rounds):
+    """How many runs of what size, and how many of them are done."""
+    done = [run for run in runs if os.path.isdir(run.folder)]
+    diverged = sum(os.path.exists(f"{run.folder}/diverged.txt") for run in done)
+    already = f"{len(done)}{f' ({diverged} of them diverged)' if diverged else ''}"
+    return (f"{plural(len(runs), 'run')} of {plural(rounds, 'round')}: {', '.join(variants)}; "
+            f"seeds {', '.join(map(str, seeds))}\n"
+            f"done already: {already}; to do: {len(runs) - len(done)}; a line for each: top-1 accuracy (%), "
+            f"mean of the last {plural(min(report.LAST, rounds), 'round')}")
+
+
+def train_all(runs, data_sets, steps):
+    """Train what is not finished, with one progress bar. steps: turns of a client in a run."""
+    todo = [run for run in runs if not os.path.isdir(run.folder)]
+    with tqdm(total=len(todo) * steps, unit="client", disable=None) as bar:
+        def watched(function, items):
+            for result in map(function, items):
+                bar.update()  # first: who asks for these knows their number and never comes back after the last
+                yield result
+
+        for number, run in enumerate(todo, 1):
+            start = time.perf_counter()
+            logs, why = train(run, data_sets, watched)
+            bar.update(number * steps - bar.n)  # what a diverged run leaves out
+            bar.write(run_line(run, logs, why, time.perf_counter() - start))
+            sys.stdout.flush()
+
+
+def compare(argv):
+    """What `main` does when all goes well."""
+    command, cfg, variants, seeds, folder, data_folder = read(argv)
+    fpl.use_device(cfg.device)
+    *data_sets, sources = data.load(cfg.task, data_folder)
+    clients = fpl.split(data_sets[0], cfg)
+    made_of = {"sources": sources, "versions": report.versions()}
+    shared = {"command": command, "config": dataclasses.asdict(cfg), **made_of}
+    del shared["config"]["seed"]
+    runs = plan(folder, cfg, variants, seeds, made_of)
+    new = not os.path.lexists(folder) or not set(os.listdir(folder)) - {"config.json.part"}
+    if not new:
+        before, now = check_same(folder, shared), made_of["versions"]
+        for run in runs:
+            if os.path.isdir(run.folder):
+                check_same(run.folder, run.record)
+        for name in now:
+            if before.get(name) != now[name]:
+                print(f"Warning: {folder} was begun with {name} {before.get(name)}, now it is {now[name]}.")
+    print(report.describe(sources, clients, cfg), flush=True)
+    steps = cfg.rounds * len(fpl.participants(cfg, len(clients), 1))
+    os.makedirs(folder, exist_ok=True)
+    with alone_in(folder):
+        if new:
+            write_record(folder, shared)
+        print(budget(runs, variants, seeds, cfg.rounds), flush=True)
+        try:
+            train_all(runs, data_sets, steps)
+        except KeyboardInterrupt:
+            done = sum(os.path.isdir(run.folder) for run in runs)
+            print(f"\nStopped: {done} of {len(runs)} runs are finished in {folder}; the same command goes on with the rest.",
+                  file=sys.stderr)
+            return 130
+        path = page.write_report(folder)
+    print(f"\n{page.summary_text(folder)}\n\n{path}")
+    return 0
+
+
+def main(argv=None):
+    """Exit status: 0 done (diverged runs included), 2 bad input or a file that cannot be written, 130 interrupted."""
+    try:
+        return compare(sys.argv[1:] if argv is None else argv)
+    except (fpl.InputError, OSError) as error:
+        print(f"fpl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; the same command goes on.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    # trap: once it has compiled, MindSpore answers Ctrl-C (SIGINT) by sending its own process SIGTERM
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

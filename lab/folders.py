@@ -1,0 +1,142 @@
+"""Reads what runs leave. A run is what fpl.py leaves in a folder; an experiment is a folder of <variant>/seed-<s>/, each of
+them a run, as lab/compare.py leaves it. What cannot be read is refused in one line that names the file.
+"""
+import csv
+import glob
+import json
+import os
+from collections import Counter
+from typing import NamedTuple
+
+import fpl
+from lab.pictures import plural
+
+
+class Run(NamedTuple):
+    folder: str
+    variant: str
+    config: dict     # all fields of fpl.Config
+    sources: dict    # domain -> which files
+    rounds: list     # {"round", "loss", "accuracy": {domain: percent}, "avg", "purity": percent or None}
+    clusters: dict   # round -> [(class, {domain: members})]
+    diverged: str    # why it stopped early; "" if it did not
+
+    @property
+    def seed(self):
+        return self.config["seed"]
+
+
+def unusable(path, what):
+    return fpl.InputError(f"{path} {what}; repair it or move its folder away")
+
+
+def read_json(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            about = json.load(file)
+        return about, {**about["config"]}, {domain: {**source} for domain, source in about.get("sources", {}).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unusable(path, f"is not what a run writes ({type(error).__name__}: {error})") from error
+
+
+def read_numbers(path, start, parse):
+    """The rows of a CSV file that begins with the columns start: parse(name -> text) of each. Raises InputError."""
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        text = file.read()
+    head, *rows = csv.reader(text.splitlines()) if text else [[]]
+    if head[:len(start)] != start:
+        raise unusable(path, f"begins with {','.join(head)[:60]!r}, not with {','.join(start)!r}")
+    if not text.endswith("\n"):
+        raise unusable(path, "is cut off in its last line")
+    parsed = []
+    for line, row in enumerate(rows, 2):
+        if len(row) != len(head):
+            raise unusable(path, f"line {line} has {plural(len(row), 'cell')}, its header {len(head)}")
+        try:
+            parsed.append(parse(dict(zip(head, row))))
+        except (ValueError, KeyError) as error:
+            raise unusable(path, f"line {line} is not what a run writes ({error})") from error
+    return parsed
+
+
+def percent(text):
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise ValueError(f"{text} is no percentage")
+    return value
+
+
+def parse_round(row):
+    """A line of rounds.csv. The domains stand between loss and avg."""
+    names = list(row)
+    accuracy = {domain: percent(row[domain]) for domain in names[2:names.index("avg")]}
+    return {"round": int(row["round"]), "loss": float(row["loss"]), "accuracy": accuracy, "avg": percent(row["avg"]),
+            "purity": percent(row["purity"]) if row.get("purity") else None}
+
+
+def parse_cluster(row):
+    """A line of clusters.csv -> (round, class, {domain: members})."""
+    return int(row["round"]), int(row["class"]), {domain: int(row[domain]) for domain in list(row)[4:] if row[domain] != "0"}
+
+
+def variant_of(about, config, folder):
+    """A run that fpl.py made alone is named by what it trains."""
+    alone = {(False, False): "fedavg", (True, False): "cpcl", (False, True): "upcr", (True, True): "fpl"}
+    name = alone[config["cpcl"] > 0, config["upcr"] > 0]
+    return about.get("variant") or name
+
+
+def read_run(folder):
+    """Raises InputError for files that no run left so."""
+    about, config, sources = read_json(f"{folder}/config.json")
+    wrong = [name for name in ("seed", "rounds", "cpcl", "upcr", "tau") if not isinstance(config.get(name), (int, float))]
+    if wrong or config.get("task") not in fpl.TASKS:
+        raise unusable(f"{folder}/config.json", f"lacks {', '.join(wrong) or 'a task that is known here'}")
+    rounds, clusters, diverged = [], {}, ""
+    if os.path.exists(f"{folder}/rounds.csv"):
+        rounds = read_numbers(f"{folder}/rounds.csv", ["round", "loss"], parse_round)
+        if [log["round"] for log in rounds] != list(range(1, len(rounds) + 1)):
+            raise unusable(f"{folder}/rounds.csv", "does not count its rounds 1, 2, 3 and so on")
+    if os.path.exists(f"{folder}/clusters.csv"):
+        start = ["round", "class", "cluster", "clients"]
+        for number, k, members in read_numbers(f"{folder}/clusters.csv", start, parse_cluster):
+            clusters.setdefault(number, []).append((k, members))
+    if os.path.exists(f"{folder}/diverged.txt"):
+        with open(f"{folder}/diverged.txt", encoding="utf-8", errors="replace") as file:
+            diverged = " ".join(file.read().split()) or "no reason given"
+    return Run(folder, str(variant_of(about, config, folder)), config, sources, rounds, clusters, diverged)
+
+
+def find_runs(folder):
+    """The runs of an experiment, or the run that the folder is, or None where it is neither."""
+    found = glob.glob(f"{glob.escape(folder)}/*/seed-*")
+    if not found and os.path.exists(f"{folder}/config.json"):
+        return [read_run(folder)]
+    runs = [read_run(path) for path in sorted(found) if not path.endswith(".part")]
+    seen = Counter((run.variant, run.seed) for run in runs)
+    if len(seen) < len(runs):
+        (variant, seed), _ = seen.most_common(1)[0]
+        raise fpl.InputError(f"{folder} has two runs of {variant} with seed {seed}; move one of them away")
+    if len({tuple(run.rounds[0]["accuracy"]) for run in runs if run.rounds}) > 1:
+        raise fpl.InputError(f"{folder} has runs of different domains; report them from folders of their own")
+    return runs if found else None
+
+
+def find_sections(folder):
+    """[(folder, runs)]: the folder itself if it is a run or an experiment, else those right below it."""
+    runs = find_runs(folder)
+    below = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir()) if runs is None else []
+    sections = [(folder, runs)] if runs else [(path, found) for path in below if (found := find_runs(path))]
+    if not sections:
+        raise fpl.InputError(f"{folder} holds no finished run; ./run.sh digits or ./run.sh compare makes some")
+    return sections
+
+
+def finished(runs):
+    """Those that give numbers."""
+    return [run for run in runs if run.rounds and not run.diverged]
+
+
+def domains_of(runs):
+    return next((list(run.rounds[0]["accuracy"]) for run in runs if run.rounds),
+                list(fpl.TASKS[runs[0].config["task"]].clients))
