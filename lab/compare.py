@@ -7,7 +7,8 @@ A run is a variant and a seed. All runs of a seed have the same split, the same 
                                       diverged.txt says why one stopped early, its other files are of the rounds before
     runs/NAME/<variant>/seed-<s>.part a run that is under way, or was interrupted: the next call removes it
 
-The same command again goes on where the last one stopped.
+The same command again goes on where the last one stopped. In several terminals at once, with OMP_NUM_THREADS=1, each call
+takes the runs that no other has: two of them do a third more than one on two cores.
 """
 import contextlib
 import dataclasses
@@ -140,29 +141,30 @@ def check_same(folder, record):
 
 
 @contextlib.contextmanager
-def alone_in(folder):
-    """Keep a second call out of the folder, which would take this one's unfinished run for a left one."""
+def locked(folder, wait):
+    """Whether this call alone holds the folder, made if need be, until the end of the `with`."""
+    os.makedirs(folder, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise fpl.InputError(f"another call is at work in {folder}; wait for its end or give another --name") from error
-        yield
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        mine = True
+    except BlockingIOError:
+        mine = False
+    try:
+        yield mine
     finally:
         os.close(handle)
 
 
 # ---------------------------------------------------------------- the runs
 
-def train(run, data_sets, engine):
+def train(run, part, data_sets, engine):
     """One run from start to renamed folder. -> (logs of its rounds, why it stopped early or None)."""
-    part, logs, why = f"{run.folder}.part", [], None
+    logs, why = [], None
     clients, tests = fpl.split(data_sets[0], run.cfg), fpl.test_sets(data_sets[1], run.cfg)
     domains = [client.domain for client in clients]
-    if os.path.lexists(part):
-        shutil.rmtree(part)
-    os.makedirs(part)
+    for left in Path(part).iterdir():  # of a run that was interrupted
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     write_record(part, run.record)
     try:
         for state, log in fpl.run(clients, tests, run.cfg, engine=engine, method=run.method):
@@ -199,6 +201,19 @@ def budget(runs, variants, seeds, rounds):
             f"mean of the last {plural(min(report.LAST, rounds), 'round')}")
 
 
+def check_all(folder, shared, runs):
+    """Refuse what cannot stand side by side with what the folder holds. Raises InputError."""
+    if not set(os.listdir(folder)) - {"config.json.part"}:
+        return
+    before, now = check_same(folder, shared), shared["versions"]
+    for run in runs:
+        if os.path.isdir(run.folder):
+            check_same(run.folder, run.record)
+    for name in now:
+        if before.get(name) != now[name]:
+            print(f"Warning: {folder} was begun with {name} {before.get(name)}, now it is {now[name]}.")
+
+
 def train_all(runs, data_sets, steps):
     """Train what is not finished, with one progress bar. steps: turns of a client in a run."""
     todo = [run for run in runs if not os.path.isdir(run.folder)]
@@ -209,8 +224,14 @@ def train_all(runs, data_sets, steps):
                 yield result
 
         for number, run in enumerate(todo, 1):
-            start = time.perf_counter()
-            logs, why = train(run, data_sets, watched)
+            start, part = time.perf_counter(), f"{run.folder}.part"
+            with locked(part, wait=False) as mine:
+                if not mine or os.path.isdir(run.folder):  # another call is at it, or has just finished it
+                    with contextlib.suppress(OSError):
+                        os.rmdir(part)  # made in vain by this call; a folder with files in it stays
+                    bar.update(number * steps - bar.n)
+                    continue
+                logs, why = train(run, part, data_sets, watched)
             bar.update(number * steps - bar.n)  # what a diverged run leaves out
             bar.write(run_line(run, logs, why, time.perf_counter() - start))
             sys.stdout.flush()
@@ -226,31 +247,27 @@ def compare(argv):
     shared = {"command": command, "config": dataclasses.asdict(cfg), **made_of}
     del shared["config"]["seed"]
     runs = plan(folder, cfg, variants, seeds, made_of)
-    new = not os.path.lexists(folder) or not set(os.listdir(folder)) - {"config.json.part"}
-    if not new:
-        before, now = check_same(folder, shared), made_of["versions"]
-        for run in runs:
-            if os.path.isdir(run.folder):
-                check_same(run.folder, run.record)
-        for name in now:
-            if before.get(name) != now[name]:
-                print(f"Warning: {folder} was begun with {name} {before.get(name)}, now it is {now[name]}.")
+    if os.path.lexists(folder):
+        check_all(folder, shared, runs)
     print(report.describe(sources, clients, cfg), flush=True)
     steps = cfg.rounds * len(fpl.participants(cfg, len(clients), 1))
-    os.makedirs(folder, exist_ok=True)
-    with alone_in(folder):
-        if new:
+    with locked(folder, wait=True):
+        if not os.path.lexists(f"{folder}/config.json"):
             write_record(folder, shared)
-        print(budget(runs, variants, seeds, cfg.rounds), flush=True)
-        try:
-            train_all(runs, data_sets, steps)
-        except KeyboardInterrupt:
-            done = sum(os.path.isdir(run.folder) for run in runs)
-            print(f"\nStopped: {done} of {len(runs)} runs are finished in {folder}; the same command goes on with the rest.",
-                  file=sys.stderr)
-            return 130
+    print(budget(runs, variants, seeds, cfg.rounds), flush=True)
+    try:
+        train_all(runs, data_sets, steps)
+    except KeyboardInterrupt:
+        done = sum(os.path.isdir(run.folder) for run in runs)
+        print(f"\nStopped: {done} of {len(runs)} runs are finished in {folder}; the same command goes on with the rest.",
+              file=sys.stderr)
+        return 130
+    with locked(folder, wait=True):
         path = page.write_report(folder)
     print(f"\n{page.summary_text(folder)}\n\n{path}")
+    left = sum(not os.path.isdir(run.folder) for run in runs)
+    if left:
+        print(f"{left} of {len(runs)} runs are still under way in another call, which writes this report again at its end.")
     return 0
 
 

@@ -231,14 +231,38 @@ def test_a_folder_that_is_something_else_is_left_alone(lab, text, capsys):
     assert len(files("runs")) == 1 and lab.trained == []
 
 
-def test_a_second_call_keeps_out_of_a_folder_at_work(lab, capsys):
-    assert lab(*TWO) == 0
-    handle = os.open("runs/compare-digits", os.O_RDONLY)
+def test_calls_at_once_share_the_runs_out_and_keep_out_of_each_others(lab, capsys):
+    assert lab("compare", *SMALL, "--methods", "fedavg", "--seeds", "1") == 0
+    part = "runs/compare-digits/fpl/seed-0.part"
+    os.makedirs(part)
+    Path(part, "rounds.csv").write_text("of the other call")
+    handle = os.open(part, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    assert lab(*TWO, "--seeds", "3") == 2 and lab.trained == []
-    assert "another call is at work in runs/compare-digits; wait" in capsys.readouterr().err
+    lab(*TWO)  # its first run would be the other's
+    assert "another call" in capsys.readouterr().out
+    assert Path(part, "rounds.csv").read_text() == "of the other call"
+    assert names(lab) == [("fedavg", 1), ("fpl", 1)]
     os.close(handle)
-    assert lab(*TWO, "--seeds", "3") == 0 and len(lab.trained) == 2
+    assert lab(*TWO) == 0 and names(lab) == [("fpl", 0)]
+    assert not list(Path("runs").rglob("*.part"))
+
+
+def test_a_run_that_another_call_finished_meanwhile_is_not_done_again(lab, monkeypatch):
+    train, first = compare.train, []
+
+    def both_at_once(run, *rest):
+        if not first:
+            first.append(run)
+            other = run.folder.replace("seed-0", "seed-1")
+            os.makedirs(other)  # another call finishes seed 1 while this one is at seed 0
+            Path(other, "mine").write_text("kept")
+        return train(run, *rest)
+
+    monkeypatch.setattr(compare, "train", both_at_once)
+    assert lab("compare", *SMALL, "--methods", "fpl", "--seeds", "2") == 0
+    assert names(lab) == [("fpl", 0)]
+    assert os.listdir("runs/compare-digits/fpl/seed-1") == ["mine"]
+    assert not list(Path("runs").rglob("*.part"))
 
 
 @pytest.mark.parametrize("arguments, part", [
