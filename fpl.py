@@ -5,31 +5,28 @@ After Huang, Ye, Shi, Li, Du, "Rethinking Federated Learning with Domain Shift: 
 Algorithm 1                                                                 here
     for each of E rounds:                                                   run
         for each client m that takes part:                                  server_round
-            start from the server's network, T epochs of SGD on             client_update, local_training
+            start from the server's network, T epochs of SGD on             client_update, local_training, step_on
                 CE + CPCL(cluster prototypes) + UPCR(unbiased prototypes)   local_loss, cpcl_loss, upcr_loss
             send the network and, per class, the mean feature               class_prototypes
         average the networks, each weighted by its number of images         weighted_mean
-        per class: cluster the clients' means with FINCH, average each      cluster_prototypes
+        per class: cluster the clients' means with FINCH, average each      prototypes_update, cluster_prototypes
         per class: average its cluster prototypes                           unbiased_prototypes
 
 Symbols: M clients, K classes, B images in a batch, tau the temperature; a feature z of width d is what the last linear
 layer reads. CE is cross-entropy; CPCL pulls z to the cluster prototypes of its class, UPCR to their mean. FINCH joins
-each row to its most similar row, so that no cluster is a single row: a class has at most J = max(1, M // 2) clusters.
-Shapes stand in brackets: z [B,d].
+each client's mean of a class to the most similar other one, so that no cluster is a single client's unless it alone
+holds the class: there are at most J = max(1, M // 2) clusters. Shapes stand in brackets: z [B,d].
 
-Where the paper and the released code part, there is a setting with both values (* the default; --as takes one side):
-                     paper                                             released code
+Where the paper's text and the released code part, there is a setting with both values. * is the default: the text's,
+but for the two with which the paper's Table 2 was made. --as takes one side of the first four.
+                     the paper's text                                  the released code
     partition        * "first": one FINCH step, the finest (Eq. 4)     "last": FINCH's coarsest partition
     prototypes_from  * "final": of the trained model (Alg. 1)          "running": of features met in the last epoch
     augment          * "none": it is silent                            "crop-flip": its PyTorch version
-    upcr_reduce      "sum" over the d dimensions (Eq. 10)              * "mean", d times smaller: Table 2's
-    clients          3,7,6,4 in the text (Sec. 4.1; not set by --as)   * 6,4,3,7: Table 2's
-Faults of the released code that are not repeated here: its MindSpore version computes both prototype losses outside of
-the gradient, so that it trains as FedAvg; counts only the first own cluster as a positive; updates the running
-statistics twice a step, with PyTorch's momentum in MindSpore's opposite meaning; gives all USPS clients the same rows;
-and mixes up the clients' weights when not all take part.
+    upcr_reduce      "sum" over the d dimensions (Eq. 10)              * "mean" over them (Table 2)
+    clients          3,7,6,4 of mnist,usps,svhn,syn (Sec. 4.1)         * 6,4,3,7 (Table 2)
+README lists the faults of the released code that are not repeated here.
 """
-import argparse
 import dataclasses
 import functools
 import math
@@ -118,16 +115,6 @@ class Config:
 
 
 NUM_CLASSES = 10  # both tasks, Sec. 4.1
-PRESETS = {  # --as
-    "paper": {"partition": "first", "upcr_reduce": "sum", "prototypes_from": "final", "augment": "none"},
-    "released": {"partition": "last", "upcr_reduce": "mean", "prototypes_from": "running", "augment": "crop-flip"},
-}
-QUICK = {  # without --paper: what ends within 6 minutes on 2 cores; fewer steps than the paper, hence a larger lr
-    "digits": {"rounds": 10, "local_epochs": 2, "width": 8, "lr": 0.02, "test_images": 1000},
-    "office": {"rounds": 15, "local_epochs": 4, "width": 8, "lr": 0.02},
-}
-
-
 BOUNDS = {"low": ("at least", operator.ge), "above": ("more than", operator.gt), "high": ("at most", operator.le)}
 
 
@@ -137,7 +124,7 @@ def complete(cfg):
         value, rule, flag = getattr(cfg, field.name), field.metadata, "--" + field.name.replace("_", "-")
         if "choices" in rule and value not in rule["choices"]:
             raise InputError(f"{flag} is {value!r}; it must be one of {', '.join(rule['choices'])}")
-        if isinstance(field.default, (int, float)) and not math.isfinite(value):
+        if isinstance(field.default, float) and not math.isfinite(value):
             raise InputError(f"{flag} is {value}; it must be a finite number")
         for name, (words, holds) in BOUNDS.items():
             if name in rule and not holds(value, rule[name]):
@@ -151,6 +138,7 @@ def complete(cfg):
     return cfg
 
 
+# the numbers are part of every seed: a change of them changes every run
 PURPOSES = {"init": 1, "split": 2, "participants": 3, "client": 4, "test": 5}
 
 
@@ -184,7 +172,7 @@ class ServerState(NamedTuple):
     params: dict
     stats: dict  # batch norm's running means and variances
     prototypes: Prototypes
-    memory: dict = {}  # client number or "server" -> name -> Tensor; FPL keeps none, other methods do
+    memory: dict = {}  # of other methods than FPL: client number or "server" -> name -> Tensor; replaced, never written to
 
 
 class ClientUpdate(NamedTuple):
@@ -194,15 +182,7 @@ class ClientUpdate(NamedTuple):
     class_means: np.ndarray
     counts: np.ndarray
     loss: float
-    memory: dict = {}  # what the client keeps for its next turn; FPL: nothing
-
-
-class Method(NamedTuple):
-    """The two places where federated methods part. FPL is the record at the end of section 8; it may be all you need."""
-    name: str
-    client_update: Callable  # (state, memory, client, rng, cfg) -> ClientUpdate
-    server_update: Callable  # (state, averaged, share, class_means, counts, cfg) -> ServerState; see server_round
-    numbers: dict            # its own settings, kept with the results; FPL's are in Config
+    memory: dict = {}  # of other methods than FPL: what the client keeps for its next turn
 
 
 # ---------------------------------------------------------------- 3. split, batches, input
@@ -263,10 +243,20 @@ def check_clients(clients, cfg):
         if n == 0 or client.images.shape != (n, 32, 32, 3) or client.images.dtype != np.uint8:
             raise InputError(f"client {m} has {n} labels and images {client.images.shape} {client.images.dtype}; it needs "
                              "one label at least and images (n, 32, 32, 3) uint8")
+        if not np.issubdtype(client.labels.dtype, np.integer):
+            raise InputError(f"client {m} has labels of type {client.labels.dtype}; they must be whole numbers: look at its files")
         # a label out of range is a segmentation fault inside MindSpore's cross-entropy
         if client.labels.min() < 0 or client.labels.max() >= NUM_CLASSES:
             raise InputError(f"client {m} has labels from {client.labels.min()} to {client.labels.max()}; "
                              f"they must be 0 to {NUM_CLASSES - 1}: look at its files")
+
+
+def check_tests(tests):
+    """Refuse test sets without an image and labels that no image can have. Raises InputError."""
+    for domain, (images, labels) in tests.items():
+        if len(labels) == 0 or images.shape != (len(labels), 32, 32, 3):
+            raise InputError(f"the test set of {domain} has {len(labels)} labels and images {images.shape}; it needs one at "
+                             "least and images (n, 32, 32, 3)")
 
 
 def batches(n, batch_size, rng):
@@ -404,7 +394,7 @@ def class_prototypes(z, labels, num_classes):
 def cluster_prototypes(class_means, counts, partition):
     """Cluster the clients' means of each class with FINCH and average each cluster (Eq. 4-5).
 
-    Clients of one domain have means that point the same way, so a cluster is about a domain; each has one prototype,
+    Clients of one domain have means that point the same way, so a cluster is roughly a domain; each has one prototype,
     whether many clients stand behind it or two. class_means [M,K,d], counts [M,K]; a count of 0 means the client does
     not hold the class; partition "first" (finest) | "last" (coarsest).
     Returns clusters [K,J,d] float32 and mask [K,J], J = max(1, M // 2), filled from slot 0 on, the rest zero and False.
@@ -416,9 +406,10 @@ def cluster_prototypes(class_means, counts, partition):
     for k in range(classes):
         means = class_means[counts[:, k] > 0, k].astype(np.float64)
         if len(means):
-            labels = finch(means)[0 if partition == "first" else -1]  # partitions by cosine, finest first: labels [n]
-            for j in range(labels.max() + 1):
-                clusters[k, j], mask[k, j] = means[labels == j].mean(axis=0), True
+            partitions = finch(means)  # by cosine, finest first: arrays [n] of cluster numbers; one row is one cluster
+            cluster_of = partitions[0 if partition == "first" else -1]
+            for j in range(cluster_of.max() + 1):
+                clusters[k, j], mask[k, j] = means[cluster_of == j].mean(axis=0), True
     return clusters, mask
 
 
@@ -501,16 +492,18 @@ def local_loss(params, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upc
 
 @functools.cache
 def step_on(loss, *constants):
-    """The compiled step of SGD with momentum and weight decay on a local loss.
+    """The compiled step of SGD with momentum and weight decay on a local loss, kept so that it compiles once.
 
-    loss(params, x, labels, *received, *constants) -> (scalar, z [B,d], batch norm statistics); constants are Python's.
+    loss(params, x, labels, *received, *constants) -> (scalar, z [B,d], batch norm statistics). It is a function of a
+    module, like local_loss: one made anew for each call would be compiled anew. received: tensors or tuples of them,
+    at least one; constants: Python values that choose code.
     """
     loss_and_gradient = ms.value_and_grad(loss, 0, has_aux=True)
 
     # jit is required, not only a speed-up: outside of it MindSpore returns an empty gradient for a tuple of tensors
     @ms.jit
     def train_step(params, velocity, stats, x, labels, received, sgd):
-        """Tuples of tensors in PARAMS' and STATS' order, x [B,3,32,32], labels [B], received: what the loss reads.
+        """Tuples of tensors in PARAMS' and STATS' order, x [B,3,32,32], labels [B].
 
         sgd [3]: a tensor, as all numbers in received, because a Python number would be compiled in for good.
         """
@@ -551,7 +544,16 @@ def local_training(step, received, params, stats, client, rng, cfg):
         features = np.concatenate([z.asnumpy() for z in features])
         labels = client.labels[np.concatenate(order)]
     class_means, counts = class_prototypes(features, labels, NUM_CLASSES)
-    return ClientUpdate(params, stats, class_means, counts, float(np.mean([float(loss) for loss in losses])))
+    return ClientUpdate(params, stats, class_means, counts, mean_loss([float(loss) for loss in losses], cfg.local_epochs))
+
+
+def mean_loss(losses, epochs):
+    """losses: of each step. Raises FloatingPointError that names the first step whose loss is not finite."""
+    wrong = np.flatnonzero(~np.isfinite(losses))
+    if len(wrong):
+        epoch, batch = divmod(int(wrong[0]), len(losses) // epochs)
+        raise FloatingPointError(f"local epoch {epoch + 1}, batch {batch + 1}: the loss is {losses[wrong[0]]}")
+    return float(np.mean(losses))
 
 
 def client_update(params, stats, prototypes, client, rng, cfg):
@@ -566,7 +568,7 @@ def client_update(params, stats, prototypes, client, rng, cfg):
 def weighted_mean(trees, weights):
     """sum of weight / total * tree, name by name, added up in float64 in the order given. -> name -> Tensor.
 
-    trees: an iterable of dictionaries with the same names; they are taken one at a time, none is kept.
+    A tree is a dictionary name -> array. trees: an iterable of them with the same names; they are taken one at a time, none is kept.
     """
     total, mean = math.fsum(weights), {}
     for tree, weight in zip(trees, weights, strict=True):
@@ -577,8 +579,22 @@ def weighted_mean(trees, weights):
 
 def participants(cfg, clients, number):
     """The clients that train in this round, in ascending order: a share drawn by seed, at least one."""
-    share = max(1, round(cfg.participation * clients))
-    return sorted(stream(cfg, "participants", number).permutation(clients)[:share].tolist())
+    how_many = max(1, round(cfg.participation * clients))
+    return sorted(stream(cfg, "participants", number).permutation(clients)[:how_many].tolist())
+
+
+class Method(NamedTuple):
+    """The two steps in which federated methods differ, as server_round asks for them; lab/baselines.py has others.
+
+    client_update(state, memory, client, rng, cfg) -> ClientUpdate; state is the server's, memory the client's own.
+    server_update(state, averaged, share, class_means, counts, cfg) -> ServerState; averaged is the state after FedAvg,
+    still with the prototypes before; share: of all images, those behind the average; class_means [M,K,d] and counts
+    [M,K] are zero for clients that did not take part.
+    """
+    name: str
+    client_update: Callable
+    server_update: Callable
+    numbers: dict  # its own settings, for the record; FPL's are in Config
 
 
 def prototypes_update(state, averaged, share, class_means, counts, cfg):
@@ -591,14 +607,23 @@ FPL = Method("fpl", lambda state, memory, *rest: client_update(state.params, sta
              prototypes_update, {})
 
 
+DIVERGED = "the training diverges: try a smaller --lr or a larger --tau"
+
+
+def checked(update):
+    """A client's update, whose numbers must all be finite, or it would spoil the mean of all."""
+    values = [value.asnumpy() for value in (update.params | update.stats).values()]
+    if not all(np.isfinite(value).all() for value in (*values, update.class_means)):
+        raise FloatingPointError("after its last batch: not every number that it sends is finite")
+    return update
+
+
 def server_round(state, clients, cfg, engine=map, method=FPL):
     """One round of Algorithm 1. Returns the next ServerState and the round's diagnostics.
 
     engine(function, items) applies the function to each item and yields the results in the items' order, as map does.
-    The method's server_update is given the state before, the averaged one (that of FedAvg), the share of all images
-    that stands behind the average, and class_means [M,K,d], counts [M,K], zero for clients that did not take part.
     Prototypes come from the clients of this round alone; a class that none of them holds has none in the next round.
-    Raises FloatingPointError where a client's loss or weights are not finite.
+    Raises FloatingPointError where a loss or a weight is not finite.
     """
     number = state.round + 1
     chosen = participants(cfg, len(clients), number)
@@ -608,11 +633,14 @@ def server_round(state, clients, cfg, engine=map, method=FPL):
     losses, memory = {}, dict(state.memory)
 
     def train(m):
-        return method.client_update(state, state.memory.get(m, {}), clients[m], stream(cfg, "client", number, m), cfg)
+        rng = stream(cfg, "client", number, m)
+        try:
+            return checked(method.client_update(state, state.memory.get(m, {}), clients[m], rng, cfg))
+        except FloatingPointError as error:
+            raise FloatingPointError(f"round {number}, client {m}, {error}; {DIVERGED}") from error
 
     def networks():  # one at a time: whatever M is, one client's network is in memory
         for m, update in zip(chosen, engine(train, chosen)):
-            check_finite(update, number, m)
             class_means[m], counts[m], losses[m] = update.class_means, update.counts, update.loss
             if update.memory:
                 memory[m] = update.memory
@@ -623,16 +651,10 @@ def server_round(state, clients, cfg, engine=map, method=FPL):
     averaged = ServerState(number, {name: mean[name] for name in PARAMS}, {name: mean[name] for name in STATS},
                            state.prototypes, memory)
     share = sum(sizes[m] for m in chosen) / sum(sizes)
-    return (method.server_update(state, averaged, share, class_means, counts, cfg),
-            {"losses": losses, "class_means": class_means, "counts": counts})
-
-
-def check_finite(update, number, m):
-    """Raise FloatingPointError where an update would spoil the mean of all."""
-    network = [value.asnumpy() for value in (update.params | update.stats).values()]
-    if not all(np.isfinite(value).all() for value in (*network, update.class_means, update.loss)):
-        raise FloatingPointError(f"round {number}, client {m}: the loss is {update.loss} and not every number that it sends "
-                                 "is finite; the training diverges: try a smaller --lr or a larger --tau")
+    state = method.server_update(state, averaged, share, class_means, counts, cfg)
+    if not all(np.isfinite(value.asnumpy()).all() for value in state.params.values()):
+        raise FloatingPointError(f"round {number}: the server's network is not finite; {DIVERGED}")
+    return state, {"losses": losses, "class_means": class_means, "counts": counts}
 
 
 # ---------------------------------------------------------------- 9. evaluation
@@ -644,7 +666,7 @@ def evaluate(state, tests):
     return {domain: accuracy(*test) for domain, test in tests.items()}
 
 
-# ---------------------------------------------------------------- 10. run and command line
+# ---------------------------------------------------------------- 10. run
 
 def init_state(cfg):
     """Round 0: random weights (uniform within 1 / sqrt(fan-in), PyTorch's default), fresh statistics, no prototype."""
@@ -672,6 +694,7 @@ def run(clients, tests, cfg, state=None, engine=map, method=FPL):
     """
     cfg = complete(cfg)
     check_clients(clients, cfg)
+    check_tests(tests)
     state = state or init_state(cfg)
     while state.round < cfg.rounds:
         start = time.perf_counter()
@@ -683,112 +706,11 @@ def run(clients, tests, cfg, state=None, engine=map, method=FPL):
                       "seconds": time.perf_counter() - start, **diagnostics}
 
 
-def refuse(message):
-    """In place of argparse's own error, which prints several lines."""
-    raise InputError(f"{message}; ./run.sh digits --help lists what there is")
-
-
-def whole_numbers(text):
-    """"6,4,3,7" -> (6, 4, 3, 7)."""
-    if not all(number.strip().isdecimal() for number in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between them, such as 6,4,3,7")
-    return tuple(int(number) for number in text.split(","))
-
-
-def settings_parser(description):
-    """An argparse parser of the task, the options that are not settings, and a flag for each field of Config."""
-    parser = argparse.ArgumentParser(prog="./run.sh", allow_abbrev=False, argument_default=argparse.SUPPRESS,
-                                     description=description)
-    parser.error = refuse
-    parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--data", metavar="DIR", help="folder of the published files; digits alone has a built-in default")
-    parser.add_argument("--name", help="results go to runs/NAME")
-    parser.add_argument("--paper", action="store_true", help="the full protocol of Sec. 4.1 instead of the quick preset")
-    parser.add_argument("--as", dest="preset", choices=PRESETS, help="where paper and released code disagree, take a side")
-    for field in dataclasses.fields(Config):
-        kind = whole_numbers if field.type is tuple else type(field.default)
-        if field.name != "task":
-            parser.add_argument("--" + field.name.replace("_", "-"), type=kind, choices=field.metadata.get("choices"),
-                                metavar=None if "choices" in field.metadata else field.name.upper(),
-                                help=f"{field.metadata['help']} (with --paper: {field.default})")
-    return parser
-
-
-def parse(parser, argv):
-    """The command line -> (Config, the other options). Weakest first: the quick preset, --as, single flags."""
-    given = vars(parser.parse_args(argv))
-    settings = {field.name: given.pop(field.name) for field in dataclasses.fields(Config) if field.name in given}
-    base = {} if given.get("paper") else QUICK[settings["task"]]
-    return complete(Config(**{**base, **PRESETS.get(given.get("preset"), {}), **settings})), given
-
-
-def use_device(name):
-    """Hand MindSpore its target, which it takes once, before the first computation. Raises InputError."""
-    try:
-        if ms.get_context("device_target") != name:
-            ms.set_device(name)
-    except RuntimeError as error:
-        raise InputError(f"--device is {name}, which MindSpore does not find here; install it for {name} or leave the flag "
-                         "away") from error
-
-
-def train_and_report(argv):
-    """What `main` does when all goes well: read, split, run; lab/report.py shows and writes."""
-    parser = settings_parser("Train FPL. Defaults are the paper's with --paper, else a quick preset.")
-    parser.add_argument("--summary", metavar="DIR", help="also write MindSpore Insight summaries there, one DIR for each run")
-    cfg, options = parse(parser, argv)
-
-    from tqdm import tqdm
-
-    from lab import data, report, summary
-
-    folder = report.free_folder(cfg.task, options.get("name"))
-    use_device(cfg.device)
-    train, tests, sources = data.load(cfg.task, options.get("data"))
-    clients, tests = split(train, cfg), test_sets(tests, cfg)
-    domains = [client.domain for client in clients]
-    logs, steps = [], cfg.rounds * len(participants(cfg, len(clients), 1))
-    with (summary.writer(options.get("summary"), cfg.width) as summarise,
-          tqdm(total=steps, unit="client", disable=None) as bar):  # disable=None: no bar where the output is not a screen
-        print(report.describe(sources, clients, cfg), flush=True)
-        os.makedirs(folder)
-        report.write_config(folder, dataclasses.asdict(cfg), sources, report.versions())
-
-        def watched(function, items):
-            for result in map(function, items):
-                bar.update()
-                yield result
-
-        try:
-            for state, log in run(clients, tests, cfg, engine=watched):
-                report.write_round(folder, state, log, domains, cfg.partition)
-                summarise(log)
-                logs.append(log)  # what is counted and shown is on disk
-                bar.write(report.round_line(log))
-                sys.stdout.flush()
-        except KeyboardInterrupt:
-            bar.close()
-            print(f"\nStopped after {len(logs)} of {cfg.rounds} rounds; {folder} holds what they left.", file=sys.stderr)
-            return 130
-    print("\n" + report.final_table(logs))
-    report.pictures(folder, state, logs, domains)
-    print(f"\n{folder}: {', '.join(sorted(os.listdir(folder)))}")
-    return 0
-
-
 def main(argv=None):
-    """Exit status: 0 done, 1 the training diverged, 2 bad input or a file that cannot be written, 130 interrupted."""
-    try:
-        return train_and_report(argv)
-    except (InputError, OSError) as error:
-        print(f"fpl: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"fpl: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
+    """The command line; lab/cli.py does the work. Returns the exit status."""
+    from lab import cli
+
+    return cli.main(argv)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,14 @@ A run is a variant and a seed. All runs of a seed have the same split, the same 
     runs/NAME/config.json             what the runs share: command, config (without the seed), sources, versions
     runs/NAME/<variant>/seed-<s>/     a finished run: what fpl.py leaves, its config.json with `variant` and `method`;
                                       diverged.txt says why one stopped early, its other files are of the rounds before
-    runs/NAME/<variant>/seed-<s>.part a run that is under way, or was interrupted: the next call removes it
+    runs/NAME/<variant>/seed-<s>.part a run that is under way, or was interrupted: the next call goes on with it
 
 The same command again goes on where the last one stopped. In several terminals at once, with OMP_NUM_THREADS=1, each call
 takes the runs that no other has: two of them do a third more than one on two cores.
 """
 import contextlib
 import dataclasses
-import fcntl
-import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -26,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 import fpl
-from lab import baselines, data, page, report
+from lab import baselines, checkpoint, cli, data, page, report
 from lab.pictures import plural
 
 
@@ -75,7 +72,7 @@ def read(argv):
     if not argv or argv[0] not in COMMANDS:
         raise fpl.InputError(f"the command is {argv[0] if argv else 'missing'}; it must be {' or '.join(COMMANDS)}")
     command, (table, description) = argv[0], COMMANDS[argv[0]]
-    parser = fpl.settings_parser(f"{description} Defaults are the paper's with --paper, else a quick preset.")
+    parser = cli.settings_parser(f"{description} Defaults are the paper's with --paper, else a quick preset.")
     parser.prog = f"./run.sh {command}"
 
     def refuse(message):
@@ -84,12 +81,11 @@ def read(argv):
     parser.error = refuse
     parser.add_argument("--methods", metavar="A,B", help="only these variants; default: all")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds SEED to SEED + N - 1; default: 3")
-    cfg, given = fpl.parse(parser, argv[1:])
+    cfg, given = cli.parse(parser, argv[1:])
     number, name = given.get("seeds", 3), given.get("name", f"{command}-{cfg.task}")
     if number < 1:
         raise fpl.InputError(f"--seeds is {number}; it must be at least 1")
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise fpl.InputError(f"--name is {name!r}; it must be the name of one folder: give it without slashes")
+    report.folder_name(name)
     variants = table(cfg)
     wanted = [word.strip() for word in given["methods"].split(",")] if "methods" in given else list(variants)
     for word in wanted:
@@ -113,68 +109,34 @@ def plan(folder, cfg, variants, seeds, made_of):
 
 # ---------------------------------------------------------------- the folder
 
-def write_record(folder, record):
-    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    report.write_whole(f"{folder}/config.json", lambda path: Path(path).write_text(text, encoding="utf-8"))
-
-
-def facts(record):
-    """What must be equal for results to stand side by side: field -> value."""
-    return {**{field: record.get(field) for field in ("command", "variant", "method")}, **record["config"],
-            **{f"the data of {domain}, sha256": source["sha256"] for domain, source in record["sources"].items()}}
-
-
-def check_same(folder, record):
-    """Refuse a folder whose config.json tells of other terms than record. Returns its versions. Raises InputError."""
-    try:
-        found = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-        before, versions = facts(found), found["versions"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise fpl.InputError(f"{folder} is there, but its config.json cannot be used ({type(error).__name__}: {error}); "
-                             "nothing was changed: give another --name") from error
-    now = facts(json.loads(json.dumps(record)))  # as JSON has it: lists for tuples
-    for field in {**now, **before}:
-        if before.get(field) != now.get(field):
-            raise fpl.InputError(f"{folder} was made with {field} {before.get(field)}, this call has {now.get(field)}; "
-                                 "nothing was changed: give another --name")
-    return versions
-
-
-@contextlib.contextmanager
-def locked(folder, wait):
-    """Whether this call alone holds the folder, made if need be, until the end of the `with`."""
-    os.makedirs(folder, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        mine = True
-    except BlockingIOError:
-        mine = False
-    try:
-        yield mine
-    finally:
-        os.close(handle)
+def check_all(folder, shared, runs):
+    """Refuse what cannot stand side by side with what the folder holds. Raises InputError."""
+    if not set(os.listdir(folder)) - {"config.json.part"}:
+        return
+    checkpoint.warn_of_versions(folder, checkpoint.check_same(folder, shared, "give another --name"), shared["versions"])
+    for run in runs:
+        if os.path.isdir(run.folder):
+            checkpoint.check_same(run.folder, run.record, "give another --name")
 
 
 # ---------------------------------------------------------------- the runs
 
 def train(run, part, data_sets, engine):
-    """One run from start to renamed folder. -> (logs of its rounds, why it stopped early or None)."""
-    logs, why = [], None
+    """One run, from where it stopped to the renamed folder. -> (logs of its rounds, why it stopped early or None)."""
+    why = None
     clients, tests = fpl.split(data_sets[0], run.cfg), fpl.test_sets(data_sets[1], run.cfg)
     domains = [client.domain for client in clients]
-    for left in Path(part).iterdir():  # of a run that was interrupted
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    write_record(part, run.record)
+    start, logs = checkpoint.resume(part, run.record)
     try:
-        for state, log in fpl.run(clients, tests, run.cfg, engine=engine, method=run.method):
+        for state, log in fpl.run(clients, tests, run.cfg, start, engine, run.method):
             report.write_round(part, state, log, domains, run.cfg.partition)
+            checkpoint.save(part, state, run.record)
             logs.append(log)
     except FloatingPointError as error:
         why = str(error)
         Path(part, "diverged.txt").write_text(f"{why}\n", encoding="utf-8")
     if logs:
-        report.pictures(part, state, logs, domains)
+        report.pictures(part, logs, domains)
     os.rename(part, run.folder)
     return logs, why
 
@@ -201,19 +163,6 @@ def budget(runs, variants, seeds, rounds):
             f"mean of the last {plural(min(report.LAST, rounds), 'round')}")
 
 
-def check_all(folder, shared, runs):
-    """Refuse what cannot stand side by side with what the folder holds. Raises InputError."""
-    if not set(os.listdir(folder)) - {"config.json.part"}:
-        return
-    before, now = check_same(folder, shared), shared["versions"]
-    for run in runs:
-        if os.path.isdir(run.folder):
-            check_same(run.folder, run.record)
-    for name in now:
-        if before.get(name) != now[name]:
-            print(f"Warning: {folder} was begun with {name} {before.get(name)}, now it is {now[name]}.")
-
-
 def train_all(runs, data_sets, steps):
     """Train what is not finished, with one progress bar. steps: turns of a client in a run."""
     todo = [run for run in runs if not os.path.isdir(run.folder)]
@@ -225,7 +174,7 @@ def train_all(runs, data_sets, steps):
 
         for number, run in enumerate(todo, 1):
             start, part = time.perf_counter(), f"{run.folder}.part"
-            with locked(part, wait=False) as mine:
+            with checkpoint.locked(part, wait=False) as mine:
                 if not mine or os.path.isdir(run.folder):  # another call is at it, or has just finished it
                     with contextlib.suppress(OSError):
                         os.rmdir(part)  # made in vain by this call; a folder with files in it stays
@@ -240,7 +189,7 @@ def train_all(runs, data_sets, steps):
 def compare(argv):
     """What `main` does when all goes well."""
     command, cfg, variants, seeds, folder, data_folder = read(argv)
-    fpl.use_device(cfg.device)
+    cli.use_device(cfg.device)
     *data_sets, sources = data.load(cfg.task, data_folder)
     clients = fpl.split(data_sets[0], cfg)
     made_of = {"sources": sources, "versions": report.versions()}
@@ -251,9 +200,9 @@ def compare(argv):
         check_all(folder, shared, runs)
     print(report.describe(sources, clients, cfg), flush=True)
     steps = cfg.rounds * len(fpl.participants(cfg, len(clients), 1))
-    with locked(folder, wait=True):
+    with checkpoint.locked(folder, wait=True):
         if not os.path.lexists(f"{folder}/config.json"):
-            write_record(folder, shared)
+            report.write_config(folder, shared)
     print(budget(runs, variants, seeds, cfg.rounds), flush=True)
     try:
         train_all(runs, data_sets, steps)
@@ -262,7 +211,7 @@ def compare(argv):
         print(f"\nStopped: {done} of {len(runs)} runs are finished in {folder}; the same command goes on with the rest.",
               file=sys.stderr)
         return 130
-    with locked(folder, wait=True):
+    with checkpoint.locked(folder, wait=True):
         path = page.write_report(folder)
     print(f"\n{page.summary_text(folder)}\n\n{path}")
     left = sum(not os.path.isdir(run.folder) for run in runs)

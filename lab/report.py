@@ -6,12 +6,15 @@ The same input gives the same bytes, pictures included. Whole files appear at on
 that an interrupted run leaves no half of one.
 """
 import csv
+import glob
 import importlib.metadata
 import itertools
 import json
 import os
 import platform
+import shlex
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
@@ -106,15 +109,40 @@ def versions():
             **{name: importlib.metadata.version(name) for name in ("mindspore", "numpy", "scipy")}}
 
 
+def folder_name(name):
+    """A --name that can be one folder's. Raises InputError."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise InputError(f"--name is {name!r}; it must be the name of one folder: give it without slashes")
+    return name
+
+
 def free_folder(task, name):
     """runs/NAME, which must not exist yet; without a name the task and the first free number. Creates nothing."""
     if name is None:
         name = next(name for name in (f"{task}-{i}" for i in itertools.count(1)) if not os.path.exists(f"runs/{name}"))
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise InputError(f"--name is {name!r}; it must be the name of one folder: give it without slashes")
+    folder_name(name)
     if os.path.lexists(f"runs/{name}"):
         raise InputError(f"runs/{name} exists; nothing was changed: give another --name or remove it")
     return f"runs/{name}"
+
+
+def old_folder(task, name):
+    """runs/NAME, which must exist; without a name the task's run of the highest number. For --resume."""
+    numbers = [int(path.rpartition("-")[2]) for path in glob.glob(f"runs/{task}-*") if path.rpartition("-")[2].isdecimal()]
+    if name is None and not numbers:
+        raise InputError(f"--resume finds no run of {task} in runs/; give --name, or leave --resume away to begin one")
+    name = f"{task}-{max(numbers)}" if name is None else folder_name(name)
+    if not os.path.isdir(f"runs/{name}"):
+        raise InputError(f"--resume finds no folder runs/{name}; give the --name of a run, or leave --resume away to begin one")
+    return f"runs/{name}"
+
+
+def resuming(argv, folder):
+    """The command that goes on with the run that argv began."""
+    more = [] if "--resume" in argv else ["--resume"]
+    if not any(word.split("=")[0] == "--name" for word in argv):
+        more = ["--name", os.path.basename(folder), *more]
+    return shlex.join(["./run.sh", *argv, *more])
 
 
 def write_round(folder, state, log, domains, partition):
@@ -153,28 +181,29 @@ def purity(rows):
     return 100 * sum(sum(n > 0 for n in members.values()) == 1 for _, _, members in rows) / max(len(rows), 1)
 
 
-def pictures(folder, state, logs, domains):
-    """accuracy.png and prototypes.png of a finished run. domains: of each client."""
+def pictures(folder, logs, domains):
+    """accuracy.png and prototypes.png of a run whose last round is written. domains: of each client."""
     save_picture(f"{folder}/accuracy.png",
                  draw.accuracy_picture(logs, f"Accuracy by round, mean of the domains {logs[-1]['avg']:.2f} %"))
-    scene = draw.scene(domains, logs[-1]["class_means"], logs[-1]["counts"], *state.prototypes)
-    save_picture(f"{folder}/prototypes.png", draw.prototypes_picture(scene, f"Prototypes after round {state.round}"))
+    with np.load(f"{folder}/prototypes.npz", allow_pickle=False) as arrays:
+        names = ("class_means", "counts", "clusters", "mask", "unbiased")
+        scene = draw.scene(domains, *(arrays[name] for name in names))
+    save_picture(f"{folder}/prototypes.png", draw.prototypes_picture(scene, f"Prototypes after round {logs[-1]['round']}"))
 
 
 def write_whole(path, write):
-    """write(temporary name), then the rename that makes it path."""
+    """write(temporary name), to the disk, then the rename that makes it path: there is the old file or the new one."""
     part = f"{path}.part"
     write(part)
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 
-def write_config(folder, cfg, sources, versions):
-    """config.json: every setting, which data, which software. cfg: a dict."""
-    def write(path):
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump({"config": cfg, "sources": sources, "versions": versions}, file, indent=2, allow_nan=False)
-            file.write("\n")
-    write_whole(os.path.join(folder, "config.json"), write)
+def write_config(folder, record):
+    """config.json: every setting, which data, which software."""
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    write_whole(f"{folder}/config.json", lambda path: Path(path).write_text(text, encoding="utf-8"))
 
 
 def append_rows(path, head, rows):

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import fpl
+from lab import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["digits", "--rounds", "1", "--local-epochs", "1", "--width", "1", "--batch-size", "800", "--clients", "1,1,1,1",
@@ -151,7 +152,7 @@ def test_help_names_every_setting(capsys):
 
 
 def parsed(arguments):
-    return fpl.parse(fpl.settings_parser(""), arguments)
+    return cli.parse(cli.settings_parser(""), arguments)
 
 
 def test_presets_take_the_sides_they_name_and_single_flags_win():

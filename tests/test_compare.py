@@ -42,7 +42,7 @@ def lab(tmp_path, monkeypatch):
         call.trained.append({"method": method, "clients": clients, "tests": tests, "cfg": cfg,
                              "start": state or fpl.init_state(cfg)})
         state = call.trained[-1]["start"]
-        for number in range(1, cfg.rounds + 1):
+        for number in range(state.round + 1, cfg.rounds + 1):
             if number == 2 and (method.name, cfg.seed) in call.stop:
                 raise call.stop[method.name, cfg.seed]
             chosen = fpl.participants(cfg, len(clients), number)
@@ -159,12 +159,12 @@ def test_an_interrupt_says_how_far_it_came_and_the_same_command_goes_on(lab, cap
             "Stopped: 1 of 4 runs are finished in runs/compare-digits; the same command goes on with the rest.")
     part = Path("runs/compare-digits/fpl/seed-0.part")
     assert sorted(os.listdir("runs/compare-digits/fpl")) == ["seed-0.part"] and (part / "rounds.csv").exists()
-    (part / "left").touch()
     lab.stop = {}
     assert lab(*TWO) == 0
     assert names(lab) == [("fpl", 0), ("fedavg", 1), ("fpl", 1)]
     done = Path("runs/compare-digits/fpl/seed-0")
-    assert not part.exists() and not (done / "left").exists() and len((done / "rounds.csv").read_text().splitlines()) == 3
+    assert [one["start"].round for one in lab.trained] == [1, 0, 0]  # the interrupted one goes on
+    assert not part.exists() and len((done / "rounds.csv").read_text().splitlines()) == 3
 
 
 def test_a_run_that_diverges_is_kept_and_the_others_go_on(lab, capsys):

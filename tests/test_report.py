@@ -178,7 +178,8 @@ def test_a_round_adds_its_clusters_and_keeps_the_prototypes_of_the_rounds_that_a
 
 def test_config_json_has_settings_data_and_versions(tmp_path):
     sources = {"mnist": source_of("files", 60000)}
-    report.write_config(tmp_path, {"clients": (6, 4, 3, 7), "tau": 0.02}, sources, report.versions())
+    report.write_config(tmp_path, {"config": {"clients": (6, 4, 3, 7), "tau": 0.02}, "sources": sources,
+                                   "versions": report.versions()})
     read = json.loads((tmp_path / "config.json").read_text())
     assert read["config"] == {"clients": [6, 4, 3, 7], "tau": 0.02} and read["sources"] == sources
     assert set(read["versions"]) == {"python", "mindspore", "numpy", "scipy", "platform"}

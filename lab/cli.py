@@ -1,0 +1,138 @@
+"""The command line of one run: `python fpl.py digits ...`. Flags -> Config, files -> clients, rounds -> screen and files."""
+import argparse
+import dataclasses
+import os
+import sys
+
+import mindspore as ms
+from tqdm import tqdm
+
+import fpl
+from fpl import TASKS, Config, InputError
+from lab import checkpoint, data, report, summary
+
+PRESETS = {  # --as
+    "paper": {"partition": "first", "upcr_reduce": "sum", "prototypes_from": "final", "augment": "none"},
+    "released": {"partition": "last", "upcr_reduce": "mean", "prototypes_from": "running", "augment": "crop-flip"},
+}
+QUICK = {  # without --paper: what ends within 6 minutes on 2 cores; fewer steps than the paper, hence a larger lr
+    "digits": {"rounds": 10, "local_epochs": 2, "width": 8, "lr": 0.02, "test_images": 1000},
+    "office": {"rounds": 15, "local_epochs": 4, "width": 8, "lr": 0.02},
+}
+
+
+def refuse(message):
+    """In place of argparse's own error, which prints several lines."""
+    raise InputError(f"{message}; ./run.sh digits --help lists what there is")
+
+
+def whole_numbers(text):
+    """"6,4,3,7" -> (6, 4, 3, 7)."""
+    if not all(number.strip().isdecimal() for number in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between them, such as 6,4,3,7")
+    return tuple(int(number) for number in text.split(","))
+
+
+def defaults(field):
+    """What a setting is without its flag; nothing where the help text has said it."""
+    quick = {task: QUICK[task][field.name] for task in TASKS if field.name in QUICK[task]}
+    if quick:
+        return f" ({', '.join(f'{value} {task}' for task, value in quick.items())}, {field.default} with --paper)"
+    return f" ({field.default})" if field.default else ""
+
+
+def settings_parser(description):
+    """An argparse parser of the task, the options that are not settings, and a flag for each field of Config."""
+    parser = argparse.ArgumentParser(prog="./run.sh", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+                                     description=description)
+    parser.error = refuse
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--data", metavar="DIR", help="folder of the published files; digits alone has a built-in default")
+    parser.add_argument("--name", help="results go to runs/NAME")
+    parser.add_argument("--paper", action="store_true", help="the full protocol of Sec. 4.1 instead of the quick preset")
+    parser.add_argument("--as", dest="preset", choices=PRESETS, help="where paper and released code disagree, take a side")
+    for field in dataclasses.fields(Config):
+        kind = whole_numbers if field.type is tuple else type(field.default)
+        if field.name != "task":
+            parser.add_argument("--" + field.name.replace("_", "-"), type=kind, choices=field.metadata.get("choices"),
+                                metavar=None if "choices" in field.metadata else field.name.upper(),
+                                help=field.metadata["help"] + defaults(field))
+    return parser
+
+
+def parse(parser, argv):
+    """The command line -> (Config, the other options). Weakest first: the quick preset, --as, single flags."""
+    given = vars(parser.parse_args(argv))
+    settings = {field.name: given.pop(field.name) for field in dataclasses.fields(Config) if field.name in given}
+    base = {} if given.get("paper") else QUICK[settings["task"]]
+    return fpl.complete(Config(**{**base, **PRESETS.get(given.get("preset"), {}), **settings})), given
+
+
+def use_device(name):
+    """Hand MindSpore its target, which it takes once, before the first computation. Raises InputError."""
+    try:
+        if ms.get_context("device_target") != name:
+            ms.set_device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device is {name}, which MindSpore does not find here; install it for {name} or leave the flag "
+                         "away") from error
+
+
+def train_and_report(argv):
+    """What `main` does when all goes well: read, split, run, show, write."""
+    parser = settings_parser("Train FPL. Defaults are the paper's with --paper, else a quick preset.")
+    parser.add_argument("--resume", action="store_true", help="go on with runs/NAME, by default the task's newest run")
+    parser.add_argument("--summary", metavar="DIR", help="also write MindSpore Insight summaries there, one DIR for each run")
+    cfg, options = parse(parser, argv)
+
+    find_folder = report.old_folder if options.get("resume") else report.free_folder
+    folder = find_folder(cfg.task, options.get("name"))
+    use_device(cfg.device)
+    train, tests, sources = data.load(cfg.task, options.get("data"))
+    clients, tests = fpl.split(train, cfg), fpl.test_sets(tests, cfg)
+    domains, turns = [client.domain for client in clients], len(fpl.participants(cfg, len(clients), 1))
+    record = {"config": dataclasses.asdict(cfg), "sources": sources, "versions": report.versions()}
+    with summary.writer(options.get("summary"), cfg.width) as summarise, checkpoint.alone_in(folder):
+        start, logs = checkpoint.resume(folder, record)
+        print(report.describe(sources, clients, cfg), flush=True)
+        if logs:
+            print(f"{len(logs)} of {cfg.rounds} rounds are done already.\n")
+        # disable=None: no bar where the output is not a screen
+        with tqdm(total=cfg.rounds * turns, initial=len(logs) * turns, unit="client", disable=None) as bar:
+            def watched(function, items):
+                for result in map(function, items):
+                    bar.update()
+                    yield result
+
+            try:
+                for state, log in fpl.run(clients, tests, cfg, start, watched):
+                    report.write_round(folder, state, log, domains, cfg.partition)
+                    checkpoint.save(folder, state, record)
+                    summarise(log)
+                    logs.append(log)  # what is counted and shown is on disk
+                    bar.write(report.round_line(log))
+                    sys.stdout.flush()
+            except KeyboardInterrupt:
+                bar.close()
+                print(f"\nStopped after {len(logs)} of {cfg.rounds} rounds; to go on: {report.resuming(argv, folder)}",
+                      file=sys.stderr)
+                return 130
+        print("\n" + report.final_table(logs))
+        report.pictures(folder, logs, domains)
+    print(f"\n{folder}: {', '.join(sorted(os.listdir(folder)))}")
+    return 0
+
+
+def main(argv=None):
+    """Exit status: 0 done, 1 the training diverged, 2 bad input or a file that cannot be written, 130 interrupted."""
+    try:
+        return train_and_report(sys.argv[1:] if argv is None else list(argv))
+    except (InputError, OSError) as error:
+        print(f"fpl: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"fpl: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
