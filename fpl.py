@@ -32,8 +32,6 @@ import functools
 import math
 import operator
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -714,8 +712,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    import fpl  # lab imports fpl: run that module's main, so that there is one InputError and not two
+    from lab import cli  # which imports this file as fpl: one module to work with, one InputError
 
-    # trap: once it has compiled, MindSpore answers Ctrl-C (SIGINT) by sending its own process SIGTERM
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(fpl.main())
+    cli.as_program(cli.main)

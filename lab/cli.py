@@ -2,6 +2,7 @@
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 
 import mindspore as ms
@@ -21,9 +22,11 @@ QUICK = {  # without --paper: what ends within 6 minutes on 2 cores; fewer steps
 }
 
 
-def refuse(message):
+def refuser(parser):
     """In place of argparse's own error, which prints several lines."""
-    raise InputError(f"{message}; ./run.sh digits --help lists what there is")
+    def refuse(message):
+        raise InputError(f"{message}; {parser.prog} --help lists what there is")
+    return refuse
 
 
 def whole_numbers(text):
@@ -41,11 +44,11 @@ def defaults(field):
     return f" ({field.default})" if field.default else ""
 
 
-def settings_parser(description):
+def settings_parser(prog, description):
     """An argparse parser of the task, the options that are not settings, and a flag for each field of Config."""
-    parser = argparse.ArgumentParser(prog="./run.sh", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+    parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False, argument_default=argparse.SUPPRESS,
                                      description=description)
-    parser.error = refuse
+    parser.error = refuser(parser)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--data", metavar="DIR", help="folder of the published files; digits alone has a built-in default")
     parser.add_argument("--name", help="results go to runs/NAME")
@@ -78,9 +81,18 @@ def use_device(name):
                          "away") from error
 
 
+def counting(bar):
+    """An engine for fpl.run that moves a progress bar by one with each client."""
+    def engine(function, items):
+        for result in map(function, items):
+            bar.update()  # first: who asks for these knows their number and never comes back after the last
+            yield result
+    return engine
+
+
 def train_and_report(argv):
     """What `main` does when all goes well: read, split, run, show, write."""
-    parser = settings_parser("Train FPL. Defaults are the paper's with --paper, else a quick preset.")
+    parser = settings_parser("./run.sh", "Train FPL. Defaults are the paper's with --paper, else a quick preset.")
     parser.add_argument("--resume", action="store_true", help="go on with runs/NAME, by default the task's newest run")
     parser.add_argument("--summary", metavar="DIR", help="also write MindSpore Insight summaries there, one DIR for each run")
     cfg, options = parse(parser, argv)
@@ -99,13 +111,8 @@ def train_and_report(argv):
             print(f"{len(logs)} of {cfg.rounds} rounds are done already.\n")
         # disable=None: no bar where the output is not a screen
         with tqdm(total=cfg.rounds * turns, initial=len(logs) * turns, unit="client", disable=None) as bar:
-            def watched(function, items):
-                for result in map(function, items):
-                    bar.update()
-                    yield result
-
             try:
-                for state, log in fpl.run(clients, tests, cfg, start, watched):
+                for state, log in fpl.run(clients, tests, cfg, start, counting(bar)):
                     report.write_round(folder, state, log, domains, cfg.partition)
                     checkpoint.save(folder, state, record)
                     summarise(log)
@@ -123,10 +130,10 @@ def train_and_report(argv):
     return 0
 
 
-def main(argv=None):
-    """Exit status: 0 done, 1 the training diverged, 2 bad input or a file that cannot be written, 130 interrupted."""
+def guarded(command, argv, stopped="Stopped."):
+    """What goes wrong in command(argv) as one line and an exit status; 0 or what it returns if nothing does."""
     try:
-        return train_and_report(sys.argv[1:] if argv is None else list(argv))
+        return command(sys.argv[1:] if argv is None else list(argv))
     except (InputError, OSError) as error:
         print(f"fpl: {error}", file=sys.stderr)
         return 2
@@ -134,5 +141,17 @@ def main(argv=None):
         print(f"fpl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+        print(f"\n{stopped}", file=sys.stderr)
         return 130
+
+
+def main(argv=None):
+    """Exit status: 0 done, 1 the training diverged, 2 bad input or a file that cannot be written, 130 interrupted."""
+    return guarded(train_and_report, argv)
+
+
+def as_program(main):
+    """End the process with main's exit status."""
+    # trap: once it has compiled, MindSpore answers Ctrl-C (SIGINT) by sending its own process SIGTERM
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

@@ -13,7 +13,6 @@ takes the runs that no other has: two of them do a third more than one on two co
 import contextlib
 import dataclasses
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -72,13 +71,8 @@ def read(argv):
     if not argv or argv[0] not in COMMANDS:
         raise fpl.InputError(f"the command is {argv[0] if argv else 'missing'}; it must be {' or '.join(COMMANDS)}")
     command, (table, description) = argv[0], COMMANDS[argv[0]]
-    parser = cli.settings_parser(f"{description} Defaults are the paper's with --paper, else a quick preset.")
-    parser.prog = f"./run.sh {command}"
-
-    def refuse(message):
-        raise fpl.InputError(f"{message}; {parser.prog} --help lists what there is")
-
-    parser.error = refuse
+    parser = cli.settings_parser(f"./run.sh {command}", f"{description} Defaults are the paper's with --paper, else a quick "
+                                                        "preset.")
     parser.add_argument("--methods", metavar="A,B", help="only these variants; default: all")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds SEED to SEED + N - 1; default: 3")
     cfg, given = cli.parse(parser, argv[1:])
@@ -167,11 +161,6 @@ def train_all(runs, data_sets, steps):
     """Train what is not finished, with one progress bar. steps: turns of a client in a run."""
     todo = [run for run in runs if not os.path.isdir(run.folder)]
     with tqdm(total=len(todo) * steps, unit="client", disable=None) as bar:
-        def watched(function, items):
-            for result in map(function, items):
-                bar.update()  # first: who asks for these knows their number and never comes back after the last
-                yield result
-
         for number, run in enumerate(todo, 1):
             start, part = time.perf_counter(), f"{run.folder}.part"
             with checkpoint.locked(part, wait=False) as mine:
@@ -180,7 +169,7 @@ def train_all(runs, data_sets, steps):
                         os.rmdir(part)  # made in vain by this call; a folder with files in it stays
                     bar.update(number * steps - bar.n)
                     continue
-                logs, why = train(run, part, data_sets, watched)
+                logs, why = train(run, part, data_sets, cli.counting(bar))
             bar.update(number * steps - bar.n)  # what a diverged run leaves out
             bar.write(run_line(run, logs, why, time.perf_counter() - start))
             sys.stdout.flush()
@@ -222,17 +211,8 @@ def compare(argv):
 
 def main(argv=None):
     """Exit status: 0 done (diverged runs included), 2 bad input or a file that cannot be written, 130 interrupted."""
-    try:
-        return compare(sys.argv[1:] if argv is None else argv)
-    except (fpl.InputError, OSError) as error:
-        print(f"fpl: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped; the same command goes on.", file=sys.stderr)
-        return 130
+    return cli.guarded(compare, argv, "Stopped; the same command goes on.")
 
 
 if __name__ == "__main__":
-    # trap: once it has compiled, MindSpore answers Ctrl-C (SIGINT) by sending its own process SIGTERM
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    cli.as_program(main)

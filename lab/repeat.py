@@ -1,0 +1,78 @@
+"""`./run.sh repeat runs/NAME`: train a finished run again, from its config.json, and say whether the same bytes come out."""
+import argparse
+import csv
+import os
+import shutil
+
+from tqdm import tqdm
+
+import fpl
+from lab import baselines, checkpoint, cli, compare, data, folders, report
+
+FILES = ("rounds.csv", "clusters.csv", "model.safetensors", "prototypes.npz")  # the times in rounds.csv apart
+
+
+def read(folder):
+    """A finished run's (record, Config, Method). Raises InputError."""
+    if not os.path.isfile(f"{folder}/config.json"):
+        raise fpl.InputError(f"{folder} is not the folder of a run, it has no config.json; give one such as runs/digits-1")
+    run = folders.read_run(folder)
+    record = folders.read_json(f"{folder}/config.json")[0]
+    try:
+        cfg = fpl.complete(fpl.Config(**{**run.config, "clients": tuple(run.config["clients"])}))
+    except (TypeError, KeyError) as error:
+        raise fpl.InputError(f"{folder}/config.json has settings of another version ({error}); it cannot be repeated") from error
+    if len(run.rounds) < cfg.rounds:
+        raise fpl.InputError(f"{folder} has {len(run.rounds)} of {cfg.rounds} rounds; finish it first, with --resume")
+    wanted = record.get("method", {"name": "fpl", "numbers": {}})
+    method = {**baselines.METHODS, "fpl-global": baselines.FPL_GLOBAL}.get(wanted["name"])
+    if method is None or method.numbers != wanted["numbers"]:
+        raise fpl.InputError(f"{folder} was trained by {wanted['name']} with {wanted['numbers']}, which lab/baselines.py does "
+                             "not have; it cannot be repeated")
+    return record, cfg, method
+
+
+def without_times(path):
+    """The bytes of a file; of rounds.csv the rows without the seconds."""
+    if not path.endswith("rounds.csv"):
+        with open(path, "rb") as file:
+            return file.read()
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def repeat(argv):
+    """What `main` does when all goes well. Exit status 0: the same, 1: another result, whose folder stays."""
+    parser = argparse.ArgumentParser(prog="./run.sh repeat", allow_abbrev=False, description=__doc__)
+    parser.error = cli.refuser(parser)
+    parser.add_argument("folder", metavar="runs/NAME")
+    parser.add_argument("--data", metavar="DIR", help="folder of the files that the run was made from")
+    options = parser.parse_args(argv)
+    folder = options.folder.rstrip("/")
+    record, cfg, method = read(folder)
+    cli.use_device(cfg.device)
+    *data_sets, sources = data.load(cfg.task, options.data)
+    now = {**record, "sources": sources}
+    checkpoint.refuse_other(folder, checkpoint.facts(record), checkpoint.facts(now), "give the --data that it was made from")
+    checkpoint.warn_of_versions(folder, record["versions"], report.versions())
+    again = f"{folder}.repeat"
+    shutil.rmtree(again, ignore_errors=True)
+    turns = cfg.rounds * len(fpl.participants(cfg, sum(cfg.clients), 1))
+    with tqdm(total=turns, unit="client", disable=None) as bar, checkpoint.alone_in(f"{again}.part"):
+        compare.train(compare.Run("", method, cfg, again, now), f"{again}.part", data_sets, cli.counting(bar))
+    other = [name for name in FILES if without_times(f"{folder}/{name}") != without_times(f"{again}/{name}")]
+    if other:
+        print(f"another result: {', '.join(other)} of {again} differ from {folder}")
+        return 1
+    shutil.rmtree(again)
+    print(f"the same result: {', '.join(FILES)} (times apart) of {folder} came out again, byte for byte")
+    return 0
+
+
+def main(argv=None):
+    """Exit status: 0 the same, 1 another result, 2 bad input or a file that cannot be written, 130 interrupted."""
+    return cli.guarded(repeat, argv)
+
+
+if __name__ == "__main__":
+    cli.as_program(main)

@@ -1,0 +1,328 @@
+"""A run that is interrupted anywhere and resumed ends in the bytes of one that never was; what cannot go on is refused.
+
+Most tests put a stand-in for the training, so that every single write can be made to fail; the last one kills real runs.
+"""
+import errno
+import fcntl
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fpl
+from lab import baselines, checkpoint, data, report
+from test_compare import tiny
+from test_training import TINY, some_clients
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["digits", "--rounds", "3", "--width", "1", "--clients", "1,1,1,1", "--fraction", "0.0005", "--test-images", "4"]
+RECORD = {"config": {"tau": 0.02, "clients": (1, 2)}, "sources": {"mnist": {"sha256": "abc"}}, "versions": {}}
+
+
+def arrays_of(state):
+    """Every array of a state: name -> NumPy array."""
+    return {**{f"p {k}": v.asnumpy() for k, v in state.params.items()}, **{f"s {k}": v.asnumpy() for k, v in state.stats.items()},
+            **{f"c {k}": v for k, v in state.prototypes._asdict().items()},
+            **{f"m {who} {k}": v.asnumpy() for who, kept in state.memory.items() for k, v in kept.items()}}
+
+
+def next_state(state, number):
+    """What a stand-in for a round makes of a state: other numbers everywhere, the same for the same state."""
+    def moved(value):
+        return fpl.Tensor(value.asnumpy() * np.float32(0.5) + np.float32(number))
+    clusters, mask = state.prototypes.clusters + np.float32(number), np.ones_like(state.prototypes.mask)
+    return state._replace(round=number, params={k: moved(v) for k, v in state.params.items()},
+                          stats={k: moved(v) for k, v in state.stats.items()},
+                          prototypes=fpl.Prototypes(clusters, mask, clusters.mean(axis=1)))
+
+
+def stand_in_run(clients, tests, cfg, state=None, engine=map, method=fpl.FPL):
+    """In place of fpl.run: no training."""
+    state = state or fpl.init_state(cfg)
+    for number in range(state.round + 1, cfg.rounds + 1):
+        state = next_state(state, number)
+        accuracy = {domain: 100 / (number + 1 + i) for i, domain in enumerate(tests)}
+        means = np.random.default_rng(number).random((len(clients), 10, 8 * cfg.width)).astype(np.float32)
+        yield state, {"round": number, "loss": 1 / 3 / number, "accuracy": accuracy, "avg": sum(accuracy.values()) / 4,
+                      "seconds": 0.0, "clusters_per_class": [2] * 10, "losses": {}, "class_means": means,
+                      "counts": np.ones((len(clients), 10), int)}
+
+
+def picture(folder, logs, domains):
+    """In place of the pictures, which take seconds."""
+    text = repr([(log["round"], log["avg"], log["accuracy"]) for log in logs])
+    report.write_whole(f"{folder}/accuracy.png", lambda part: Path(part).write_text(text))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """command(*flags) -> exit status of a run without training, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fpl, "run", stand_in_run)
+    monkeypatch.setattr(data, "load", tiny)
+    monkeypatch.setattr(report, "pictures", picture)
+    return lambda *flags: fpl.main([*SMALL, *flags])
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+# ------------------------------------------------ the state
+
+@pytest.mark.parametrize("name", ["fpl", "moon", "feddyn", "fedopt"])
+def test_a_state_comes_back_bit_for_bit_with_what_its_method_remembers(name, tmp_path):
+    method, state = baselines.METHODS[name], fpl.init_state(TINY)
+    state, _ = fpl.server_round(state, some_clients(), TINY, method=method)
+    checkpoint.save(tmp_path, state, RECORD)
+    again = checkpoint.load(tmp_path, RECORD)
+    assert again.round == 1 and set(again.memory) == set(state.memory)
+    before, after = arrays_of(state), arrays_of(again)
+    assert list(before) == list(after) or set(before) == set(after)
+    for key in before:
+        assert before[key].dtype == after[key].dtype, key
+        np.testing.assert_array_equal(before[key], after[key])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    checkpoint.save(folder, fpl.init_state(TINY), RECORD)
+    return (folder / checkpoint.FILE).read_bytes()
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_a_state_with_any_byte_changed_or_any_part_missing_is_refused(saved, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("damaged")
+    at = data.draw(st.integers(0, len(saved) - 1))
+    if data.draw(st.booleans()):
+        damaged = saved[:at]
+    else:
+        damaged = saved[:at] + bytes([saved[at] ^ data.draw(st.integers(1, 255))]) + saved[at + 1:]
+    (folder / checkpoint.FILE).write_bytes(damaged)
+    try:
+        state = checkpoint.load(folder, RECORD)
+    except fpl.InputError as error:
+        assert "\n" not in str(error) and checkpoint.FILE in str(error)
+    else:  # a blank within the header may change without changing anything
+        want = arrays_of(fpl.init_state(TINY))
+        assert all((want[name] == value).all() for name, value in arrays_of(state).items()) and state.round == 0
+
+
+def test_the_same_state_makes_the_same_file(saved, tmp_path):
+    program = f"""
+import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from test_checkpoint import RECORD, TINY, checkpoint, fpl
+checkpoint.save({str(tmp_path)!r}, fpl.init_state(TINY), RECORD)"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert (tmp_path / checkpoint.FILE).read_bytes() == saved
+
+
+@pytest.mark.parametrize("change, part", [
+    ({"config": {"tau": 0.3, "clients": (1, 2)}}, "was made with tau 0.02, this call has 0.3"),
+    ({"config": {"tau": 0.02, "clients": (2, 1)}}, "was made with clients [1, 2], this call has [2, 1]"),
+    ({"sources": {"mnist": {"sha256": "abd"}}}, "was made with the data of mnist, sha256 abc, this call has abd"),
+    ({"method": {"name": "moon", "numbers": {}}}, "was made with method None, this call has {'name': 'moon'"),
+])
+def test_a_state_of_other_terms_is_refused_with_the_field_that_differs(change, part, saved, tmp_path):
+    (tmp_path / checkpoint.FILE).write_bytes(saved)
+    with pytest.raises(fpl.InputError, match=re.escape(part)):
+        checkpoint.load(tmp_path, {**RECORD, **change})
+
+
+@given(st.integers(0, 5), st.integers(0, 60))
+@settings(max_examples=30)
+def test_cutting_back_keeps_the_whole_rows_of_the_rounds_that_count(tmp_path_factory, last, missing):
+    folder = tmp_path_factory.mktemp("rows")
+    rows = [f"{number},{number / 7}\n" for number in (1, 1, 2, 3, 4, 10, 10)]
+    text = "".join(["round,loss\n", *rows])
+    (folder / "clusters.csv").write_text(text[:len(text) - missing])
+    checkpoint.cut_back(folder, last)
+    left = (folder / "clusters.csv").read_text() if last else ""
+    whole = [row for row in text[:len(text) - missing].splitlines(keepends=True) if row.endswith("\n")]
+    want = whole[:1] + [row for row in whole[1:] if int(row.split(",")[0]) <= last]
+    assert left == ("".join(want) if last else "")
+    assert (folder / "clusters.csv").exists() == (last > 0)
+
+
+# ------------------------------------------------ every write fails once
+
+class Killed(BaseException):
+    """Ends a run as kill -9 does: nobody catches it."""
+
+
+@pytest.mark.parametrize("stop", [Killed, OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt])
+def test_a_run_stopped_before_or_after_any_write_ends_in_the_same_bytes_when_resumed(stop, command, monkeypatch, capsys):
+    assert command("--name", "whole") == 0
+    want, calls = contents("runs/whole"), []
+
+    def counted(function, fails_at, afterwards):
+        """The function, which stops the run before or after its work when it is the fails_at-th of all such calls."""
+        def call(*args, **kwargs):
+            calls.append(function.__name__)
+            if len(calls) == fails_at and not afterwards:
+                raise stop
+            result = function(*args, **kwargs)
+            if len(calls) == fails_at:
+                raise stop
+            return result
+        return call
+
+    def arm(patch, fails_at, afterwards=False):
+        calls.clear()
+        for module, name in ((os, "replace"), (os, "fsync"), (report, "append_rows"), (os, "makedirs")):
+            patch.setattr(module, name, counted(getattr(module, name), fails_at, afterwards))
+
+    with monkeypatch.context() as patch:
+        arm(patch, 0)
+        assert command("--name", "counted") == 0
+    assert contents("runs/counted") == want and len(calls) > 30
+    for fails_at in range(1, len(calls) + 1):
+        for afterwards in (False, True):
+            name = f"stop-{fails_at}-{afterwards}"
+            with monkeypatch.context() as patch:
+                arm(patch, fails_at, afterwards)
+                try:
+                    status = command("--name", name)
+                except Killed:
+                    status = None
+                assert status == {Killed: None, KeyboardInterrupt: 130}.get(stop, 2)
+            if Path(f"runs/{name}").is_dir():
+                assert command("--name", name, "--resume") == 0, capsys.readouterr().err
+                assert contents(f"runs/{name}") == want, name
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_half_a_row_and_a_left_part_file_do_no_harm(command):
+    assert command("--name", "whole") == 0 and command("--name", "cut") == 0
+    with open("runs/cut/rounds.csv", "a") as file:
+        file.write("4,0.1")
+    with open("runs/cut/clusters.csv", "a") as file:
+        file.write("1")
+    Path("runs/cut/model.safetensors.part").write_text("half")
+    assert command("--name", "cut", "--resume") == 0
+    left = contents("runs/cut")
+    left.pop("model.safetensors.part", None)
+    assert left == contents("runs/whole")
+
+
+def test_resuming_says_what_is_done_and_finds_the_newest_run(command, capsys):
+    assert command() == 0 and command() == 0
+    capsys.readouterr()
+    assert command("--resume") == 0
+    out = capsys.readouterr().out
+    assert "3 of 3 rounds are done already." in out and "runs/digits-2: accuracy.png" in out
+
+
+@pytest.mark.parametrize("flags, part", [
+    (["--resume", "--name", "none"], "--resume finds no folder runs/none; give the --name of a run"),
+    (["--resume", "--tau", "0.3"], "runs/digits-1 was made with tau 0.02, this call has 0.3; nothing was changed"),
+    (["--resume", "--rounds", "4"], "runs/digits-1 was made with rounds 3, this call has 4; nothing was changed"),
+    (["--resume", "--name", ".."], "--name is '..'"),
+    (["--name", "digits-1"], "runs/digits-1 exists; nothing was changed"),
+])
+def test_what_cannot_be_resumed_is_one_line_and_stays_as_it_was(flags, part, command, capsys):
+    assert command() == 0
+    before = contents("runs/digits-1")
+    capsys.readouterr()
+    assert command(*flags) == 2
+    err = capsys.readouterr().err
+    assert part in err and err.count("\n") == 1
+    assert contents("runs/digits-1") == before and os.listdir("runs") == ["digits-1"]
+
+
+def test_other_data_are_refused_by_the_domain(command, capsys, monkeypatch):
+    assert command() == 0
+
+    def other(task, folder=None):
+        train, tests, sources = tiny(task, folder)
+        return train, tests, {**sources, "svhn": {**sources["svhn"], "sha256": "svhn 2"}}
+
+    monkeypatch.setattr(data, "load", other)
+    assert command("--resume") == 2
+    assert "the data of svhn, sha256 svhn 1, this call has svhn 2" in capsys.readouterr().err
+
+
+def test_a_folder_at_work_is_refused(command, capsys):
+    assert command() == 0
+    handle = os.open("runs/digits-1", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert command("--resume") == 2
+    assert "another run is at work in runs/digits-1; wait" in capsys.readouterr().err
+    os.close(handle)
+    assert command("--resume") == 0
+
+
+def test_a_run_that_diverges_keeps_its_last_good_state(command, monkeypatch, capsys):
+    def diverging(clients, tests, cfg, state=None, engine=map):
+        rounds = stand_in_run(clients, tests, cfg, state)
+        yield next(rounds)
+        raise FloatingPointError("round 2, client 1, local epoch 1, batch 3: the loss is nan; try a smaller --lr")
+
+    monkeypatch.setattr(fpl, "run", diverging)
+    assert command() == 1
+    assert "round 2, client 1, local epoch 1, batch 3: the loss is nan" in capsys.readouterr().err
+    about = json.loads(Path("runs/digits-1/config.json").read_text())
+    assert checkpoint.load("runs/digits-1", about).round == 1
+
+
+# ------------------------------------------------ real runs, really killed
+
+REAL = """
+import sys; sys.path[:0] = [{root!r}, {tests!r}]
+import fpl
+from lab import cli, data
+from test_compare import tiny
+data.load = tiny
+cli.as_program(lambda: cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_twenty_real_runs_killed_at_random_moments_end_in_identical_bytes(tmp_path):
+    program = REAL.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    flags = ["digits", "--rounds", "30", "--local-epochs", "1", "--width", "1", "--clients", "2,2,2,2", "--fraction", "0.0001",
+             "--test-images", "4", "--batch-size", "1"]
+
+    def start(*more):
+        return subprocess.Popen([sys.executable, "-c", program, *flags, *more], cwd=tmp_path, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    whole = start("--name", "whole")
+    out, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, out
+    moments, kills, number = random.Random(0), 0, 0
+    while kills < 20:
+        number += 1
+        name, more = f"run-{number}", []
+        while True:
+            process = start("--name", name, *more)
+            if moments.random() < 0.2:  # while it starts or compiles
+                time.sleep(moments.uniform(1, 8))
+            else:  # somewhere in or between the rounds
+                for line in process.stdout:
+                    if line.startswith("round") or process.poll() is not None:
+                        break
+                time.sleep(moments.uniform(0, 1.0))
+            if kills < 20 and process.poll() is None:
+                process.kill()
+                kills += 1
+            out, _ = process.communicate(timeout=300)
+            if process.returncode == 0:
+                break
+            assert process.returncode == -9, out
+            more = ["--resume"] if (tmp_path / "runs" / name).is_dir() else []
+        first, second = (contents(tmp_path / "runs" / folder) for folder in ("whole", name))
+        rows = [re.sub(rb",[0-9.e-]+(,[0-9.]+\n)", rb"\1", files.pop("rounds.csv")) for files in (first, second)]  # no seconds
+        assert rows[0] == rows[1]
+        assert first == second
