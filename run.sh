@@ -16,7 +16,8 @@ usage: ./run.sh COMMAND [OPTIONS]
   compare  digits or office: all methods of Table 2        24 runs (8 methods, 3 seeds); goes on where it stopped
   ablate   digits or office: FPL without its parts         36 runs (12 variants, 3 seeds); goes on likewise
   report   [DIR ...]: the HTML report of finished runs     seconds
-  test     ruff, then the tests                            5 minutes on 2 cores; with --deep (10,000 examples each) hours
+  repeat   runs/NAME: train it again, compare the bytes    as long as the run
+  test     ruff, then the tests                            12 minutes on 2 cores; with --deep (10,000 examples each) hours
   fetch    bring the published digit files to data/        minutes, as the connection allows
 
 ./run.sh COMMAND --help lists the options. The first call installs the packages into .venv (about 2.8 GB, minutes).
@@ -116,6 +117,10 @@ case "$command" in
         install
         PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/page.py" "$@"
         ;;
+    repeat)
+        install
+        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/repeat.py" "$@"
+        ;;
     fetch)
         install
         PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/fetch.py" "$@"
@@ -131,6 +136,6 @@ case "$command" in
         exec "$python" -m pytest ${args[@]+"${args[@]}"}
         ;;
     *)
-        fail "unknown command '$command'; it must be digits, office, compare, ablate, report, test or fetch: ./run.sh lists them"
+        fail "unknown command '$command'; it must be digits, office, compare, ablate, report, repeat, test or fetch: ./run.sh lists them"
         ;;
 esac
