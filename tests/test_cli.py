@@ -98,7 +98,7 @@ def test_a_run_shows_the_domains_a_line_a_round_and_the_table(two_runs):
 def test_a_run_leaves_what_readme_says(two_runs):
     folder = two_runs[0][0] / "runs" / "once"
     assert sorted(os.listdir(folder)) == ["accuracy.png", "clusters.csv", "config.json", "model.safetensors",
-                                          "prototypes-1.npz", "prototypes.npz", "prototypes.png", "rounds.csv"]
+                                          "prototypes-1.npz", "prototypes.npz", "prototypes.png", "rounds.csv", "state.safetensors"]
     config = json.loads((folder / "config.json").read_text())
     assert "once" not in os.listdir(two_runs[0][0])  # nothing beside runs/
     assert config["config"]["tau"] == 0.02 and config["config"]["clients"] == [1, 1, 1, 1]
@@ -120,7 +120,8 @@ def test_summaries_for_insight_go_where_they_are_asked_for_and_nowhere_else(two_
 def test_two_processes_in_two_folders_leave_the_same_bytes(two_runs):
     """The second also wrote summaries, which change nothing."""
     first, second = (folder / "runs" / "once" for folder, _ in two_runs)
-    for name in ("model.safetensors", "prototypes.npz", "prototypes.png", "accuracy.png", "config.json"):
+    for name in ("model.safetensors", "prototypes.npz", "prototypes.png", "accuracy.png", "config.json", "clusters.csv",
+                 "state.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader((folder / "rounds.csv").open())]
             for folder in (first, second)]
