@@ -17,7 +17,7 @@ usage: ./run.sh COMMAND [OPTIONS]
   ablate   digits or office: FPL without its parts         36 runs (12 variants, 3 seeds); goes on likewise
   report   [DIR ...]: the HTML report of finished runs     seconds
   repeat   runs/NAME: train it again, compare the bytes    as long as the run
-  test     ruff, then the tests                            12 minutes on 2 cores; with --deep (10,000 examples each) hours
+  test     ruff, then the tests                            minutes on 2 cores; with --deep (10,000 examples each) hours
   fetch    bring the published digit files to data/        minutes, as the connection allows
 
 ./run.sh COMMAND --help lists the options. The first call installs the packages into .venv (about 2.8 GB, minutes).

@@ -222,9 +222,7 @@ def tsne(x):
 def read_scene(path, domains):
     """prototypes.npz -> Scene. Raises InputError where it is not one, or of another number of clients."""
     try:
-        with np.load(path) as arrays:
-            names = ("class_means", "counts", "clusters", "mask", "unbiased")
-            return pictures.scene(domains, *(arrays[name] for name in names))
+        return pictures.read_scene(path, domains)
     except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise unusable(path, f"is not what a run of {plural(len(domains), 'client')} writes ({error})") from error
 

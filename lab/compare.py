@@ -7,8 +7,8 @@ A run is a variant and a seed. All runs of a seed have the same split, the same 
                                       diverged.txt says why one stopped early, its other files are of the rounds before
     runs/NAME/<variant>/seed-<s>.part a run that is under way, or was interrupted: the next call goes on with it
 
-The same command again goes on where the last one stopped. In several terminals at once, with OMP_NUM_THREADS=1, each call
-takes the runs that no other has: two of them do a third more than one on two cores.
+The same command again goes on where the last one stopped. In several terminals at once, each call takes the runs that no
+other has; that gains nothing unless each has OMP_NUM_THREADS=1 and a core of its own (taskset).
 """
 import contextlib
 import dataclasses

@@ -70,6 +70,12 @@ def scene(domains, class_means, counts, clusters, mask, unbiased):
                  unit(overall))
 
 
+def read_scene(path, domains):
+    """A round's prototypes.npz -> Scene."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return scene(domains, *(arrays[name] for name in ("class_means", "counts", "clusters", "mask", "unbiased")))
+
+
 def plane(x):
     """x [n,d] -> (project, share): project puts rows [.,d] on the two axes of most variance, share [2] in percent."""
     centre = x.mean(axis=0)

@@ -185,9 +185,7 @@ def pictures(folder, logs, domains):
     """accuracy.png and prototypes.png of a run whose last round is written. domains: of each client."""
     save_picture(f"{folder}/accuracy.png",
                  draw.accuracy_picture(logs, f"Accuracy by round, mean of the domains {logs[-1]['avg']:.2f} %"))
-    with np.load(f"{folder}/prototypes.npz", allow_pickle=False) as arrays:
-        names = ("class_means", "counts", "clusters", "mask", "unbiased")
-        scene = draw.scene(domains, *(arrays[name] for name in names))
+    scene = draw.read_scene(f"{folder}/prototypes.npz", domains)
     save_picture(f"{folder}/prototypes.png", draw.prototypes_picture(scene, f"Prototypes after round {logs[-1]['round']}"))
 
 
