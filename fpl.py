@@ -4,11 +4,11 @@ After Huang, Ye, Shi, Li, Du, "Rethinking Federated Learning with Domain Shift: 
 
 Algorithm 1                                                                 here
     for each of E rounds:                                                   run
-        for each client m that takes part:                                  server_round
+        for each client m that takes part:                                  server_round, train_client
             start from the server's network, T epochs of SGD on             client_update, local_training, step_on
                 CE + CPCL(cluster prototypes) + UPCR(unbiased prototypes)   local_loss, cpcl_loss, upcr_loss
-            send the network and, per class, the mean feature               class_prototypes
-        average the networks, each weighted by its number of images         weighted_mean
+            send the network and, per class, count and mean feature         class_prototypes
+        average the networks, each weighted by its number of images         aggregate, weighted_mean
         per class: cluster the clients' means with FINCH, average each      prototypes_update, cluster_prototypes
         per class: average its cluster prototypes                           unbiased_prototypes
 
@@ -48,7 +48,11 @@ from mindspore import Tensor, ops
 
 from finch import finch
 
-# OMP_NUM_THREADS=1 lets two runs share two cores, where threads of both wait for each other otherwise (10 times slower)
+# trap: else the calling thread spins while a kernel runs, and takes the core from it or from another process (a client's
+# turn at width 8 on one core: 2.4 s against 1.3 s). Same bits; another device computes beside the caller and needs it off.
+if ms.get_context("device_target") == "CPU":
+    ms.runtime.launch_blocking()
+# OMP_NUM_THREADS=1 lets several runs share the cores, each on one of its own
 if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
     ms.set_context(runtime_num_threads=max(1, int(os.environ["OMP_NUM_THREADS"])))  # MindSpore's own pool ignores it
 
@@ -60,7 +64,7 @@ class InputError(Exception):
 # ---------------------------------------------------------------- 1. settings
 
 class Task(NamedTuple):
-    """A set of domains with the same ten classes, as Sec. 4.1 shares it out."""
+    """A set of domains with the same ten classes, and how it is shared out among clients."""
     clients: dict    # domain -> clients
     fraction: float  # of a domain's training images, for each client
     published: dict  # domain -> size that the fraction is of, so that a subset gives clients of the same size;
@@ -113,6 +117,7 @@ class Config:
 
 
 NUM_CLASSES = 10  # both tasks, Sec. 4.1
+FLOAT32 = np.finfo(np.float32)
 BOUNDS = {"low": ("at least", operator.ge), "above": ("more than", operator.gt), "high": ("at most", operator.le)}
 
 
@@ -122,8 +127,9 @@ def complete(cfg):
         value, rule, flag = getattr(cfg, field.name), field.metadata, "--" + field.name.replace("_", "-")
         if "choices" in rule and value not in rule["choices"]:
             raise InputError(f"{flag} is {value!r}; it must be one of {', '.join(rule['choices'])}")
-        if isinstance(field.default, float) and not math.isfinite(value):
-            raise InputError(f"{flag} is {value}; it must be a finite number")
+        if isinstance(field.default, float) and not (value == 0 or FLOAT32.tiny <= abs(value) <= FLOAT32.max):
+            raise InputError(f"{flag} is {value}; it must be a finite number, 0 or as float32 holds it, {FLOAT32.tiny:.1e} to "
+                             f"{FLOAT32.max:.1e}")
         for name, (words, holds) in BOUNDS.items():
             if name in rule and not holds(value, rule[name]):
                 raise InputError(f"{flag} is {value}; it must be {words} {rule[name]}")
@@ -232,29 +238,33 @@ def test_sets(tests, cfg):
     return {domain: cut(index, *test) for index, (domain, test) in enumerate(tests.items())}
 
 
+def check_images(who, images, labels):
+    """Refuse other shapes and types than images [n,32,32,3] uint8, labels [n], n > 0. Raises InputError that names who."""
+    if labels.ndim != 1 or labels.size == 0 or images.shape != (labels.size, 32, 32, 3) or images.dtype != np.uint8:
+        raise InputError(f"{who} has labels {labels.shape} and images {images.shape} {images.dtype}; it needs labels (n,), one at "
+                         "least, and images (n, 32, 32, 3) uint8: look at its files")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{who} has labels of type {labels.dtype}; they must be whole numbers: look at its files")
+    # a label out of range is a segmentation fault inside MindSpore's cross-entropy
+    if labels.min() < 0 or labels.max() >= NUM_CLASSES:
+        raise InputError(f"{who} has labels from {labels.min()} to {labels.max()}; they must be 0 to {NUM_CLASSES - 1}: "
+                         "look at its files")
+
+
 def check_clients(clients, cfg):
     """Refuse what would crash or mislead MindSpore later. Raises InputError."""
     if len(clients) != sum(cfg.clients):
         raise InputError(f"{len(clients)} clients were given, but --clients adds up to {sum(cfg.clients)}; make them agree")
     for m, client in enumerate(clients):
-        n = len(client.labels)
-        if n == 0 or client.images.shape != (n, 32, 32, 3) or client.images.dtype != np.uint8:
-            raise InputError(f"client {m} has {n} labels and images {client.images.shape} {client.images.dtype}; it needs "
-                             "one label at least and images (n, 32, 32, 3) uint8")
-        if not np.issubdtype(client.labels.dtype, np.integer):
-            raise InputError(f"client {m} has labels of type {client.labels.dtype}; they must be whole numbers: look at its files")
-        # a label out of range is a segmentation fault inside MindSpore's cross-entropy
-        if client.labels.min() < 0 or client.labels.max() >= NUM_CLASSES:
-            raise InputError(f"client {m} has labels from {client.labels.min()} to {client.labels.max()}; "
-                             f"they must be 0 to {NUM_CLASSES - 1}: look at its files")
+        check_images(f"client {m}", client.images, client.labels)
 
 
 def check_tests(tests):
-    """Refuse test sets without an image and labels that no image can have. Raises InputError."""
-    for domain, (images, labels) in tests.items():
-        if len(labels) == 0 or images.shape != (len(labels), 32, 32, 3):
-            raise InputError(f"the test set of {domain} has {len(labels)} labels and images {images.shape}; it needs one at "
-                             "least and images (n, 32, 32, 3)")
+    """Refuse what has no accuracy or a misleading one. Raises InputError."""
+    if not tests:
+        raise InputError("no test set was given; at least one domain must have one")
+    for domain, test in tests.items():
+        check_images(f"the test set of {domain}", *test)
 
 
 def batches(n, batch_size, rng):
@@ -423,6 +433,20 @@ def unbiased_prototypes(clusters, mask):
 
 # ---------------------------------------------------------------- 6. losses
 
+# subtle: the next two functions compute in float64, forwards and backwards. MindSpore's float32 log rounds differently in the
+# vectorised part of a tensor and in its remainder, and MindSpore cuts tensors up as its clock says is fastest. So the last
+# bit of a loss, and of the weights, would change from run to run (seen at B = 13). No other operator of a step does that.
+
+def cross_entropy(logits, labels):
+    """-log softmax(logits) at the label. logits [B,K], labels [B] -> [B]."""
+    return ops.cross_entropy(logits.astype(ms.float64), labels, reduction="none").astype(ms.float32)
+
+
+def logsumexp(x):
+    """log of the sum of e^x over the last axis, the exponents shifted by their largest. x [B,n] -> [B]."""
+    return ops.logsumexp(x.astype(ms.float64), 1).astype(ms.float32)
+
+
 def unit(x):
     """x scaled to length 1 along its last axis; a zero row stays zero and has gradient zero, not NaN."""
     square = (x * x).sum(-1, keepdims=True)
@@ -454,9 +478,9 @@ def cpcl_loss(z, labels, clusters, mask, tau):
     similarity = ops.matmul(unit(z), unit(clusters).reshape(classes * slots, d).T) / tau  # Eq. 7
     own = labels.expand_dims(1) == ops.arange(classes * slots).expand_dims(0) // slots
     nothing = -1e30  # not -inf, whose differences are NaN
-    # logsumexp shifts the exponents by their largest: unshifted they overflow float32 below tau = 0.0113
-    log_p = ops.logsumexp(ops.where(own & there, similarity, nothing), 1)
-    log_n = ops.logsumexp(ops.where(~own & there, similarity, nothing), 1)
+    # logsumexp shifts the exponents by their largest: the released code does not, and overflows below tau = 0.0113
+    log_p = logsumexp(ops.where(own & there, similarity, nothing))
+    log_n = logsumexp(ops.where(~own & there, similarity, nothing))
     known = (own & there).any(1)
     return ops.where(known, softplus(log_n - log_p), 0.0).mean()
 
@@ -482,7 +506,7 @@ def local_loss(params, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upc
     """
     p = {name: value for name, value in zip(PARAMS, params)}
     logits, z, seen = network(p, {}, x, True)
-    loss = ops.cross_entropy(logits, labels)
+    loss = cross_entropy(logits, labels).mean()
     loss = loss + cpcl * cpcl_loss(z, labels, clusters, mask, tau)
     loss = loss + upcr * upcr_loss(z, labels, unbiased, mask.any(1), upcr_reduce)
     return loss, z, seen
@@ -494,11 +518,14 @@ def step_on(loss, *constants):
 
     loss(params, x, labels, *received, *constants) -> (scalar, z [B,d], batch norm statistics). It is a function of a
     module, like local_loss: one made anew for each call would be compiled anew. received: tensors or tuples of them,
-    at least one; constants: Python values that choose code.
+    at least one (MindSpore takes no empty tuple); constants: Python values that choose code,
+    such as upcr_reduce.
     """
     loss_and_gradient = ms.value_and_grad(loss, 0, has_aux=True)
 
     # jit is required, not only a speed-up: outside of it MindSpore returns an empty gradient for a tuple of tensors
+    # B is left open: one compile (8 s) serves batches of every size, with the same bits as a compile for each size
+    @ms.enable_dynamic(x=Tensor(shape=[None, 3, 32, 32], dtype=ms.float32), labels=Tensor(shape=[None], dtype=ms.int32))
     @ms.jit
     def train_step(params, velocity, stats, x, labels, received, sgd):
         """Tuples of tensors in PARAMS' and STATS' order, x [B,3,32,32], labels [B].
@@ -521,26 +548,27 @@ def step_on(loss, *constants):
 
 def local_training(step, received, params, stats, client, rng, cfg):
     """T epochs of SGD from the server's network, then the class means. step: from step_on. -> ClientUpdate."""
+    labels = client.labels.astype(np.int32)  # MindSpore's cross-entropy takes no smaller type, a larger one compiles anew
     weights, running = flat(params, PARAMS), flat(stats, STATS)
     velocity = tuple(ops.zeros_like(weight) for weight in weights)
     sgd = Tensor([cfg.lr, cfg.momentum, cfg.weight_decay], ms.float32)
     losses = []
     for _ in range(cfg.local_epochs):
         features, order = [], []  # started anew each epoch: "running" prototypes use the last one's
-        for batch in batches(len(client.labels), cfg.batch_size, rng):
+        for batch in batches(len(labels), cfg.batch_size, rng):
             images = client.images[batch] if cfg.augment == "none" else crop_flip(client.images[batch], rng)
             weights, velocity, running, loss, z = step(
                 ms.mutable(weights), ms.mutable(velocity), ms.mutable(running), network_input(images),
-                Tensor(client.labels[batch]), ms.mutable(received), sgd)
+                Tensor(labels[batch]), ms.mutable(received), sgd)
             losses.append(loss)
             features.append(z)
             order.append(batch)
     params, stats = dict(zip(PARAMS, weights)), dict(zip(STATS, running))
     if cfg.prototypes_from == "final":
-        features, labels = predict(params, stats, client.images)[1], client.labels
+        features = predict(params, stats, client.images)[1]
     else:
         features = np.concatenate([z.asnumpy() for z in features])
-        labels = client.labels[np.concatenate(order)]
+        labels = labels[np.concatenate(order)]
     class_means, counts = class_prototypes(features, labels, NUM_CLASSES)
     return ClientUpdate(params, stats, class_means, counts, mean_loss([float(loss) for loss in losses], cfg.local_epochs))
 
@@ -609,42 +637,43 @@ DIVERGED = "the training diverges: try a smaller --lr or a larger --tau"
 
 
 def checked(update):
-    """A client's update, whose numbers must all be finite, or it would spoil the mean of all."""
+    """A client's update, whose weights, statistics and class means must be finite, or it would spoil the mean of all."""
     values = [value.asnumpy() for value in (update.params | update.stats).values()]
     if not all(np.isfinite(value).all() for value in (*values, update.class_means)):
         raise FloatingPointError("after its last batch: not every number that it sends is finite")
     return update
 
 
-def server_round(state, clients, cfg, engine=map, method=FPL):
-    """One round of Algorithm 1. Returns the next ServerState and the round's diagnostics.
+def train_client(state, clients, method, cfg, m):
+    """Client m's turn in round state.round + 1; state is the server's. -> ClientUpdate."""
+    number = state.round + 1
+    try:
+        return checked(method.client_update(state, state.memory.get(m, {}), clients[m], stream(cfg, "client", number, m), cfg))
+    except FloatingPointError as error:
+        raise FloatingPointError(f"round {number}, client {m}, {error}; {DIVERGED}") from error
 
-    engine(function, items) applies the function to each item and yields the results in the items' order, as map does.
-    Prototypes come from the clients of this round alone; a class that none of them holds has none in the next round.
-    Raises FloatingPointError where a loss or a weight is not finite.
+
+def aggregate(state, chosen, updates, sizes, cfg, method=FPL):
+    """The server's half of a round: average what the chosen clients sent, make new prototypes of it.
+
+    chosen: client numbers, ascending; updates: an iterable of their ClientUpdates in that order, taken one at a time;
+    sizes: images of each of the M clients. Returns the next ServerState and {losses, class_means, counts} of the round.
+    Prototypes come from the clients of this round alone; a class that none of them holds has none in the next round, for
+    an older one would be a feature of another network.
     """
     number = state.round + 1
-    chosen = participants(cfg, len(clients), number)
-    sizes = [len(client.labels) for client in clients]
-    class_means = np.zeros((len(clients), NUM_CLASSES, 8 * cfg.width), np.float32)
-    counts = np.zeros((len(clients), NUM_CLASSES), int)
+    class_means = np.zeros((len(sizes), NUM_CLASSES, 8 * cfg.width), np.float32)
+    counts = np.zeros((len(sizes), NUM_CLASSES), int)
     losses, memory = {}, dict(state.memory)
 
-    def train(m):
-        rng = stream(cfg, "client", number, m)
-        try:
-            return checked(method.client_update(state, state.memory.get(m, {}), clients[m], rng, cfg))
-        except FloatingPointError as error:
-            raise FloatingPointError(f"round {number}, client {m}, {error}; {DIVERGED}") from error
-
     def networks():  # one at a time: whatever M is, one client's network is in memory
-        for m, update in zip(chosen, engine(train, chosen)):
+        for m, update in zip(chosen, updates):
             class_means[m], counts[m], losses[m] = update.class_means, update.counts, update.loss
             if update.memory:
                 memory[m] = update.memory
             yield update.params | update.stats
 
-    # this runs all of `networks`, so that class_means and counts are full afterwards; |D_m| is known from the start
+    # this runs all of `networks`, so that class_means and counts are full afterwards; sizes, |D_m| of the paper, are known before
     mean = weighted_mean(networks(), [sizes[m] for m in chosen])
     averaged = ServerState(number, {name: mean[name] for name in PARAMS}, {name: mean[name] for name in STATS},
                            state.prototypes, memory)
@@ -655,13 +684,30 @@ def server_round(state, clients, cfg, engine=map, method=FPL):
     return state, {"losses": losses, "class_means": class_means, "counts": counts}
 
 
+def server_round(state, clients, cfg, engine=map, method=FPL):
+    """One round of Algorithm 1. Returns what aggregate does.
+
+    engine(function, items) applies the function to each item and yields the results in the items' order, as map does.
+    Raises FloatingPointError where a loss or a weight is not finite.
+    """
+    chosen = participants(cfg, len(clients), state.round + 1)
+    train = functools.partial(train_client, state, clients, method, cfg)  # not a closure: an engine may send its parts apart
+    return aggregate(state, chosen, engine(train, chosen), [len(client.labels) for client in clients], cfg, method)
+
+
 # ---------------------------------------------------------------- 9. evaluation
 
 def evaluate(state, tests):
-    """Top-1 accuracy in percent of the server's network on each domain. tests: domain -> (images, labels)."""
-    def accuracy(images, labels):
-        return 100 * float(np.mean(predict(state.params, state.stats, images)[0].argmax(axis=1) == labels))
-    return {domain: accuracy(*test) for domain, test in tests.items()}
+    """Top-1 accuracy in percent of the server's network on each domain. tests: domain -> (images, labels).
+
+    Raises FloatingPointError where the network gives a number that is not finite: it would count as class 0.
+    """
+    def accuracy(domain, images, labels):
+        logits = predict(state.params, state.stats, images)[0]
+        if not np.isfinite(logits).all():
+            raise FloatingPointError(f"round {state.round}, test set of {domain}: the network's output is not finite; {DIVERGED}")
+        return 100 * float(np.mean(logits.argmax(axis=1) == labels))
+    return {domain: accuracy(domain, *test) for domain, test in tests.items()}
 
 
 # ---------------------------------------------------------------- 10. run

@@ -10,8 +10,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from fpl import (FPL, PARAMS, STATS, Method, Prototypes, cpcl_loss, flat, local_training, network, step_on,
-                 upcr_loss)
+from fpl import (FPL, PARAMS, STATS, Method, Prototypes, cpcl_loss, cross_entropy, flat, local_training, logsumexp, network,
+                 step_on, upcr_loss)
 
 
 def number(value):
@@ -22,7 +22,7 @@ def number(value):
 def cross_entropy_and_features(params, x, labels):
     """The part that all local losses share: CE [B] of each image, z [B,d], batch norm statistics."""
     logits, z, seen = network({name: value for name, value in zip(PARAMS, params)}, {}, x, True)
-    return ops.cross_entropy(logits, labels, reduction="none"), z, seen
+    return cross_entropy(logits, labels), z, seen
 
 
 def square_distance(params, others):
@@ -91,7 +91,7 @@ def cosine(a, b):
 def moon_term(z, z_server, z_before, temperature):
     """-log(e^s / (e^s + e^b)) with s, b = cos(z, .) / temperature; mean over the batch."""
     both = ops.stack((cosine(z, z_server), cosine(z, z_before)), 1) / temperature
-    return (ops.logsumexp(both, 1) - both[:, 0]).mean()
+    return (logsumexp(both) - both[:, 0]).mean()
 
 
 def reference_features(params, stats, x):

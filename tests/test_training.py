@@ -343,6 +343,8 @@ def test_swapping_for_missing_classes_loses_and_shares_no_image(clients, each, s
         for k in np.flatnonzero(counts == 0):  # a class is missing only where none is left, or nothing is there twice
             assert k not in labels[left] or counts.max() <= 1
         assert set(labels[drawn]) <= set(labels[mine])  # no class is given away altogether
+        lost = counts < np.bincount(labels[drawn], minlength=10)  # who gave an image was the most frequent just before
+        assert not lost.any() or counts[lost].min() + 1 >= counts.max()
         everything, rest = [*everything, *mine], left
     assert sorted([*everything, *rest]) == list(range(len(labels)))
 
@@ -382,7 +384,7 @@ def test_a_label_out_of_range_is_refused_before_mindspore_sees_it():
 def test_a_loss_that_is_not_finite_stops_the_run_by_name():
     cfg = dataclasses.replace(TINY, lr=1e30)
     with pytest.raises(FloatingPointError, match="round 1, client 0"):
-        next(fpl.run(some_clients(), {}, cfg))
+        next(fpl.run(some_clients(), {"mnist": some_clients()[1][:2]}, cfg))
 
 
 def test_a_run_goes_on_from_a_state_as_if_it_had_not_stopped():
