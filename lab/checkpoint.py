@@ -43,7 +43,7 @@ def check_same(folder, record, next_step):
     try:
         found = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
         before, versions = facts(found), found["versions"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise fpl.InputError(f"{folder} is there, but its config.json cannot be used ({type(error).__name__}: {error}); "
                              f"nothing was changed: {next_step}") from error
     refuse_other(folder, before, facts(record), next_step)
@@ -56,9 +56,9 @@ def warn_of_versions(folder, before, now):
             print(f"Warning: {folder} was begun with {name} {before.get(name)}, now it is {now[name]}.")
 
 
-def digest(arrays):
-    """sha256 over names, types, shapes and bytes."""
-    total = hashlib.sha256()
+def digest(arrays, about):
+    """sha256 over names, types, shapes and bytes, and over what is said about them: JSON."""
+    total = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(arrays):
         total.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
         total.update(np.ascontiguousarray(arrays[name]))
@@ -73,7 +73,8 @@ def save(folder, state, record):
     arrays |= {f"memory/{holder}/{name}": value.asnumpy()
                for holder, kept in state.memory.items() for name, value in kept.items()}
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    about = {"round": state.round, "facts": facts(record), "sha256": digest(arrays)}
+    about = {"round": state.round, "facts": facts(record)}
+    about["sha256"] = digest(arrays, about)
     # one entry of metadata, because safetensors writes several in an order that changes from process to process
     report.write_whole(f"{folder}/{FILE}", lambda part: safetensors.numpy.save_file(arrays, part, {"fpl": json.dumps(about)}))
 
@@ -84,11 +85,14 @@ def load(folder, record):
     if not os.path.lexists(path):
         return None
     try:
+        if not os.path.isfile(path):
+            raise ValueError("it is no file")
         with safetensors.safe_open(path, "numpy") as file:
             about = json.loads(file.metadata()["fpl"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}
-        number, before, whole = about["round"], about["facts"], about["sha256"] == digest(arrays)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        whole = about.pop("sha256") == digest(arrays, about)
+        number, before = about["round"], about["facts"]
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         whole, reason = False, f"{type(error).__name__}: {error}"
     else:
         reason = "its checksum is another"
@@ -107,12 +111,18 @@ def load(folder, record):
                            {name: Tensor(stats[name]) for name in fpl.STATS}, fpl.Prototypes(**part("prototypes/")), memory)
 
 
+def is_later(row, last):
+    """Whether a row of bytes is of a round after the last one. A row without a number is left to its reader to refuse."""
+    number = row.split(b",")[0].strip()
+    return len(number) < 10 and number.isdigit() and int(number) > last
+
+
 def cut_back(folder, last):
     """Take the rounds after the last one out of rounds.csv and clusters.csv, and a line that was not written whole."""
     for path in (f"{folder}/rounds.csv", f"{folder}/clusters.csv"):
         if os.path.exists(path):
             head, *rows = Path(path).read_bytes().splitlines(keepends=True) or [b""]
-            rows = [row for row in rows if row.endswith(b"\n") and int(row.split(b",")[0]) <= last]
+            rows = [row for row in rows if row.endswith(b"\n") and not is_later(row, last)]
             if last == 0:
                 os.remove(path)
             else:
@@ -142,8 +152,12 @@ def resume(folder, record):
 @contextlib.contextmanager
 def locked(folder, wait):
     """Whether this process alone holds the folder, made if need be, until the end of the `with`."""
-    os.makedirs(folder, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise fpl.InputError(f"{folder} cannot be made or opened ({error.strerror}); look at the rights of "
+                             f"{os.path.dirname(folder) or '.'} in {os.getcwd()} and at what is there") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         mine = True

@@ -7,13 +7,17 @@ Every reader distrusts its file: it checks sizes before it allocates, and says w
 import bz2
 import gzip
 import hashlib
+import io
+import math
+import os
 import struct
+import warnings
 import zlib
 from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fpl import InputError
 
@@ -33,6 +37,9 @@ OFFICE = {name: (("", "office*caltech*"), (folder,)) for name, folder in
 OBJECTS = ("backpack|back_pack", "bike", "calculator", "headphones", "keyboard", "laptop|laptop_computer", "monitor", "mouse",
            "mug", "projector")
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+# whatever a file is called, nothing else is tried: Pillow hands EPS to Ghostscript, for one
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+LARGEST_SIDE = 1 << 15  # pixels; Pillow's resizing takes memory by the longer side
 OFFICE_HELP = ("Office-Caltech10 has no built-in stand-in: unpack it so that DIR holds amazon, caltech10, dslr and webcam with one "
                "folder per class (https://github.com/med-air/FedBN links a copy), then pass --data DIR")
 
@@ -40,7 +47,8 @@ OFFICE_HELP = ("Office-Caltech10 has no built-in stand-in: unpack it so that DIR
 def load(task, folder=None):
     """(train, tests, sources) of the task "digits" or "office".
 
-    train and tests: domain -> (images, labels); sources: domain -> kind, what, train, test (numbers of images), sha256.
+    train and tests: domain -> (images, labels); sources: domain -> kind, what, train, test (numbers of images), repeated (test images
+    that are training images too), sha256.
     Without a folder the files are looked for in `data/`."""
     try:
         if task == "digits":
@@ -50,14 +58,22 @@ def load(task, folder=None):
         else:
             raise InputError(f"unknown task {task!r}; wanted digits or office")
     except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror or error}; check that the file is there and readable") from error
+        raise InputError(f"cannot read {error.filename or folder or 'data'}: {error.strerror or error}; check that the file is there "
+                         "and readable") from error
     for domain in train:
         if not len(train[domain][1]) or not len(tests[domain][1]):
             raise InputError(f"{domain} ({what[domain]}) gives {len(train[domain][1])} training and {len(tests[domain][1])} test "
                              "images; wanted at least one of each")
     sources = {domain: {"kind": kind, "what": what[domain], "train": len(train[domain][1]), "test": len(tests[domain][1]),
+                        "repeated": repeated(train[domain][0], tests[domain][0]),
                         "sha256": digest(*train[domain], *tests[domain])} for domain in train}
     return train, tests, sources
+
+
+def repeated(train, test):
+    """How many test images are training images too. train, test: [n,32,32,3]."""
+    seen = {hash(image.tobytes()) for image in train}
+    return sum(hash(image.tobytes()) in seen for image in test)
 
 
 def digest(*arrays):
@@ -103,8 +119,10 @@ def _readable(names):
 
 def _find_all(task, folder, domains, subfolder, help_text):
     """domain -> its paths; None when folder is the default `data/` and holds nothing of any domain."""
-    folder_given, folder = folder is not None, Path(folder or "data")
-    if folder_given and not folder.is_dir():
+    if folder is not None and not os.fspath(folder):
+        raise InputError(f"--data is empty; {help_text}")
+    folder_given, folder = folder is not None, Path("data" if folder is None else folder)
+    if (folder_given or os.path.lexists(folder)) and not folder.is_dir():
         raise InputError(f"--data {folder} is not a folder; {help_text}")
     found, missing = {}, []
     for domain, (places, wanted) in domains.items():
@@ -149,6 +167,22 @@ def check_labels(labels, low, high, path):
     return labels.astype(np.int32)
 
 
+def most_unpacked(size, room=1 << 24):
+    """The bytes that a packed file of this size may grow to, so that a few kilobytes cannot fill the memory.
+
+    The published files grow 2 to 5 times; the room is for small files of a single shade.
+    """
+    return 32 * size + room
+
+
+def read_up_to(file, count):
+    """At most count bytes. In pieces, because a packed file's own read(count) allocates them all before it has them."""
+    content = bytearray()
+    while piece := file.read(min(count - len(content), 1 << 20)):
+        content += piece
+    return content
+
+
 def read_idx(path, dims):
     """An IDX file of uint8 with this many dimensions, plain or .gz."""
     size, packed = path.stat().st_size, path.suffix == ".gz"
@@ -159,14 +193,16 @@ def read_idx(path, dims):
                 raise InputError(f"{path}: starts with {head[:4].hex() or 'nothing'}; wanted {0x800 + dims:08x}, an IDX file of "
                                  f"bytes in {dims} dimensions; get a fresh copy of the file")
             shape = struct.unpack(f">{dims}I", head[4:])
-            count = int(np.prod(shape, dtype=object))
-            # the header is not trusted with memory: deflate packs at most 1032 to 1
-            body = file.read(count + 1) if count <= size * (1032 if packed else 1) else b""
+            count = math.prod(shape)
+            # the header is not trusted with memory
+            body = read_up_to(file, count + 1) if count <= (most_unpacked(size) if packed else size) else b""
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: damaged gzip file ({error}); get a fresh copy of the file") from error
     if len(body) != count or 0 in shape[1:]:
         raise InputError(f"{path}: promises {' x '.join(map(str, shape))} = {count} bytes, the file of {size} bytes holds "
                          f"{'more' if len(body) > count else 'fewer'}; get a fresh copy of the file")
+    if any(side < SIDE // 2 for side in shape[1:]):  # each becomes 3,072 bytes: a byte a picture would fill the memory
+        raise InputError(f"{path}: pictures of {' x '.join(map(str, shape[1:]))}; wanted 28 x 28, or {SIDE // 2} a side at least")
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
@@ -184,7 +220,7 @@ def _usps_line(line, path, number):
         indices, values = np.array([pair.split(b":") for pair in pairs], float).reshape(-1, 2).T
         label = float(label)
     except ValueError as error:
-        raise InputError(f"{path}, line {number}: not of the form `label 1:value ... 256:value` ({error})") from error
+        raise InputError(f"{path}, line {number}: not of the form `label 1:value ... 256:value` ({str(error)[:80]})") from error
     if not np.array_equal(indices, np.arange(1, 257)):
         raise InputError(f"{path}, line {number}: {len(indices)} values; wanted the indices 1 to 256, each once and in order")
     if not np.all(np.abs(values) <= 1):
@@ -194,12 +230,16 @@ def _usps_line(line, path, number):
 
 def read_usps(path):
     """libsvm text, plain or .bz2: label digit + 1, values -1..1 of a 16x16 image."""
-    labels, images = [], []
+    labels, images, most = [], [], most_unpacked(path.stat().st_size, 1 << 21)
     try:
         with (bz2.open if path.suffix == ".bz2" else open)(path, "rb") as file:
+            read = 0
             # a published line has about 2,200 bytes; the bound keeps a damaged file from being one endless line
             for number, line in enumerate(iter(lambda: file.readline(1 << 15), b""), 1):
                 label, values = _usps_line(line, path, number)
+                read += len(line)
+                if read > most:
+                    raise InputError(f"{path}: unpacks to more than {most} bytes, too many for its size; get a fresh copy of the file")
                 labels.append(label)
                 images.append(np.round((values + 1) / 2 * 255).astype(np.uint8).reshape(16, 16))
     except (EOFError, OSError) as error:
@@ -207,35 +247,113 @@ def read_usps(path):
     return to_squares(images), check_labels(np.array(labels), 1, 10, path) - 1
 
 
+# MATLAB 5: how numbers lie in the file, and what class of array they make
+MAT_STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+MAT_CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
+MAT_MATRIX, MAT_PACKED = 14, 15
+
+
+def mat_elements(content, order):
+    """The elements that content (a memoryview) consists of: (type, its bytes). order: "<" or ">"."""
+    at = 0
+    while at < len(content):
+        kind, size = struct.unpack_from(order + "II", content, at)
+        start, end = at + 8, at + 8 + size
+        if kind >> 16:  # of at most 4 bytes, which lie within the 8 of the head
+            kind, size = kind & 0xFFFF, kind >> 16
+            start, end = at + 4, at + 4 + size
+        if end > len(content) or (start == at + 4 and size > 4):
+            raise ValueError(f"an element promises {size} bytes, the file holds fewer")
+        yield kind, content[start:end]
+        at = at + 8 if start == at + 4 else end if kind == MAT_PACKED else end + -end % 8
+
+
+def mat_array(content, order):
+    """The elements of a matrix -> (name, array with its axes reversed, or None for what is not real numbers)."""
+    (_, flags), (_, dims), (_, name), *rest = mat_elements(content, order)
+    flags = struct.unpack(order + "II", flags)[0]
+    if flags & 0xFF not in MAT_CLASSES or len(rest) != 1:  # complex numbers have two parts
+        return bytes(name), None
+    (stored, raw), = rest
+    if stored not in MAT_STORED:
+        raise ValueError(f"numbers of the unknown type {stored}")
+    shape = np.frombuffer(dims, order + "i4")[::-1]
+    if (shape < 0).any():
+        raise ValueError(f"an array of {list(shape[::-1])}")
+    values = np.frombuffer(raw, order + MAT_STORED[stored]).reshape(shape)
+    return bytes(name), values.astype(MAT_CLASSES[flags & 0xFF], casting="safe", copy=False)
+
+
+def read_mat(path):
+    """The variables of a MATLAB 5 file: name (bytes) -> array with its axes reversed. Raises ValueError and the like.
+
+    In place of scipy.io.loadmat, which on damaged files reads beyond its memory (a segmentation fault with SciPy 1.17.1)
+    and allocates what the file promises.
+    """
+    content = memoryview(path.read_bytes())
+    order = {b"IM": "<", b"MI": ">"}.get(bytes(content[126:128]))
+    if order is None:
+        raise ValueError("no MATLAB 5 header")
+    arrays = {}
+    for kind, part in mat_elements(content[128:], order):
+        if kind == MAT_PACKED:
+            unpacker = zlib.decompressobj()
+            inner = unpacker.decompress(part, most_unpacked(len(part)))
+            if not unpacker.eof:
+                raise ValueError("its packed data are cut off or too many")
+            (kind, part), = mat_elements(memoryview(inner), order)
+        if kind == MAT_MATRIX:
+            name, array = mat_array(part, order)
+            arrays[name] = array
+    return arrays
+
+
 def read_svhn(path):
     """A MATLAB file: X [32,32,3,n] uint8 and y [n,1], where 10 stands for the digit 0."""
-    from scipy.io import loadmat
     with open(path, "rb") as file:
         head = file.read(520)
     if b"\x89HDF" in head or b"MATLAB 7.3" in head:
         raise InputError(f"{path}: a MATLAB 7.3 (HDF5) file; wanted the published 32x32 file, or save it again with `-v7`")
     try:
-        content = loadmat(path, variable_names=["X", "y"])
-        images, labels = content["X"], content["y"].ravel()
-    except Exception as error:  # a damaged file raises nearly anything here, SciPy names no common class
+        content = read_mat(path)
+        images, labels = content[b"X"], content[b"y"].ravel()
+        shape, kind = images.shape, images.dtype
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error, zlib.error) as error:
         raise InputError(f"{path}: not a readable MATLAB file with X and y ({type(error).__name__}: {error}); "
                          "get a fresh copy of the file") from error
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (SIDE, SIDE, 3) or images.shape[3] != len(labels):
-        raise InputError(f"{path}: X is {images.dtype} {list(images.shape)} with {len(labels)} labels; wanted uint8 [32, 32, 3, n] "
+    if kind != np.uint8 or len(shape) != 4 or shape[1:] != (3, SIDE, SIDE) or shape[0] != len(labels):
+        raise InputError(f"{path}: X is {kind} {list(shape[::-1])} with {len(labels)} labels; wanted uint8 [32, 32, 3, n] "
                          "with n labels")
-    return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), check_labels(labels, 0, 10, path) % 10
+    return np.ascontiguousarray(images.transpose(0, 3, 2, 1)), check_labels(labels, 0, 10, path) % 10
+
+
+def decode(content):
+    """The bytes of one picture of any mode -> [32,32,3]. A rotation that EXIF asks for is left alone, as in torchvision."""
+    with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+        # a photo has hardly less than a bit for three pixels; the constant leaves room for small files of a single shade
+        if image.width * image.height > min(24 * len(content) + (1 << 22), 1 << 26) or max(image.size) > LARGEST_SIDE:
+            raise ValueError(f"{image.width} x {image.height} pixels in {len(content)} bytes are too many")
+        if image.mode == "F":
+            raise ValueError("its pixels are floating-point numbers of unknown range")
+        if image.mode.startswith("I"):  # 16-bit grey: Pillow's own convert would clip everything above 255 to white
+            grey = np.clip(np.asarray(image), 0, 65535).astype(np.int32)
+            return to_square(((grey + 128) // 257).astype(np.uint8))
+        # by way of RGBA, for Pillow warns about a palette with transparency
+        return to_square(image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB"))
 
 
 def read_image(path):
-    """One picture of any mode -> [32,32,3]."""
+    """One picture file -> [32,32,3]."""
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16-bit grey: Pillow's own convert would clip everything above 255 to white
-                image = Image.fromarray((np.clip(np.asarray(image, float), 0, 65535) / 257).round().astype(np.uint8))
-            # by way of RGBA, for Pillow warns about a palette with transparency
-            return to_square(image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB"))
-    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # subtle: read whole, because Pillow asks an open file for as many bytes as a damaged header promises
+        content = path.read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what Pillow can do without, or what is refused anyway
+            return decode(content)
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: not a readable image (none of {', '.join(IMAGE_FORMATS)}); replace or remove it") from error
+    except Exception as error:  # a damaged file raises nearly anything here, Pillow names no common class
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable image ({reason}); replace or remove it") from error
 
 
@@ -246,12 +364,15 @@ def read_class_folders(folder, classes):
     for sub in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if sub.name.lower() not in label_of:
             raise InputError(f"{sub}: class folder {sub.name!r} is not expected; wanted {', '.join(label_of)}; move it away")
+        # a link that leads nowhere is a picture that is missing, where a folder or a pipe is none
         paths[label_of[sub.name.lower()]] += sorted(path for path in sub.iterdir() if path.suffix.lower() in IMAGE_ENDINGS
-                                                    and not path.name.startswith(".") and path.is_file())
+                                                    and not path.name.startswith(".") and (path.is_file() or not path.exists()))
     empty = [classes[label].replace("|", " or ") for label in paths if not paths[label]]
     if empty:
         raise InputError(f"{folder}: no images for class {', '.join(empty)}; wanted one folder with images per class")
-    images = np.stack([read_image(path) for label in paths for path in paths[label]])
+    images = np.empty((sum(map(len, paths.values())), SIDE, SIDE, 3), np.uint8)
+    for i, path in enumerate(path for label in paths for path in paths[label]):
+        images[i] = read_image(path)
     return images, np.repeat(np.arange(len(classes)), [len(paths[label]) for label in paths]).astype(np.int32)
 
 

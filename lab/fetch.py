@@ -1,11 +1,12 @@
 """`./run.sh fetch digits [--data DIR]`: the published MNIST, USPS and SVHN files, checked against their published MD5 sums.
 
 Names and sums are those of torchvision's datasets. A download goes to NAME.part, resumes there, and takes the name NAME
-only once its sum is right. SYN and Office-Caltech10 cannot be fetched without a login or a form: the command says what to do.
+only once its sum is right; one call at a time works in a folder. SYN and Office-Caltech10 cannot be fetched without a login or a form: the command says what to do.
 """
 import argparse
 import hashlib
 import http.client
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that `python lab/fetch.py` finds fpl.py
 from fpl import InputError  # noqa: E402
+from lab import checkpoint, cli  # noqa: E402
 
 BASE_URLS = {"MNIST": "https://ossci-datasets.s3.amazonaws.com/mnist/",
              "USPS": "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/",
@@ -29,19 +31,25 @@ FILES = (  # set, place below the data folder, MD5
     ("SVHN", "SVHN/train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
     ("SVHN", "SVHN/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"))
 CHUNK, SECONDS = 1 << 18, 30
+MOST = 1 << 30  # bytes of a download, so that an endless one leaves room on the disk; the largest file has 182 MB
 
 
 def fetch(folder, base_urls=BASE_URLS, files=FILES):
     """Bring every file below folder; returns their paths. A file that is there with the right sum is left alone."""
     folder, paths = Path(folder), []
     for source, name, md5 in files:
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"file name {name!r} leads out of {folder}; wanted a place below it")
+        path, part = folder / name, folder / f"{name}.part"
+        for place in (path, part):
+            if not place.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"file name {name!r} leads out of {folder}, for {place} is in {place.resolve().parent}; wanted a "
+                                 "place below it")
         if md5_of(path) != md5:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                download(base_urls[source] + path.name, path, md5)
+                with checkpoint.locked(path.parent, wait=False) as mine:
+                    if not mine:
+                        raise InputError(f"another fetch is at work in {path.parent}; wait for its end")
+                    download(base_urls[source] + path.name, path, part, md5)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise InputError(f"{base_urls[source]}{path.name} -> {path}: {error}; check the network and the folder, then run "
                                  f"the same command again, or put the file there by hand") from error
@@ -60,14 +68,18 @@ def md5_of(path):
     return total.hexdigest()
 
 
-def download(url, path, md5):
-    """url -> path by way of path.part, going on where an earlier attempt stopped."""
-    part = path.with_name(path.name + ".part")
+def download(url, path, part, md5):
+    """url -> path by way of part, going on where an earlier attempt stopped."""
+    for place in (path, part):
+        if os.path.lexists(place) and not place.is_file():
+            raise OSError(f"{place} is there and no file")
     if md5_of(part) != md5:  # else an earlier attempt stopped just before the renaming
         _append(url, part)
     if (seen := md5_of(part)) != md5:
         part.unlink()
         raise InputError(f"{url}: MD5 {seen}; wanted {md5}; the download was removed, {path} is as it was; run the command again")
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
     part.replace(path)
 
 
@@ -89,34 +101,39 @@ def _append(url, part):
         with open(part, "ab" if start else "wb") as file, \
                 tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True) as bar:
             while chunk := reply.read(CHUNK):
+                start += len(chunk)
+                if start > MOST:
+                    part.unlink()
+                    raise OSError(f"more than {MOST} bytes came, the download was removed")
                 file.write(chunk)
                 bar.update(len(chunk))
     if total is not None and part.stat().st_size != total:
         raise OSError(f"the connection ended at {part.stat().st_size} of {total} bytes")
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(prog="run.sh fetch", description="download the published data files")
+def fetch_and_tell(argv):
+    """What `main` does when all goes well."""
+    parser = argparse.ArgumentParser(prog="./run.sh fetch", allow_abbrev=False, description="download the published data files")
     parser.add_argument("task", choices=("digits", "office"))
     parser.add_argument("--data", default="data", metavar="DIR", help="where they go (default: data)")
-    args = parser.parse_args(argv)
+    args = cli.read_options(parser, argv)
+    if not args.data:
+        raise InputError("--data is empty; give the folder where the files shall go")
     if args.task == "office":
         print(f"Office-Caltech10 is fetched by hand: https://github.com/med-air/FedBN links a copy. Unpack it so that {args.data} holds "
               f"amazon, caltech10, dslr and webcam, each with one folder per class; then: ./run.sh office --data {args.data}")
         return 0
-    try:
-        fetch(args.data)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    fetch(args.data)
     print(f"MNIST, USPS and SVHN are in {args.data}. SYN needs a login: get https://www.kaggle.com/datasets/prasunroy/synthetic-digits "
           f"and unpack it so that {args.data}/syn/imgs_train/0 ... 9 and {args.data}/syn/imgs_valid/0 ... 9 hold the pictures; "
           f"then: ./run.sh digits --data {args.data}")
     return 0
 
 
+def main(argv=None):
+    """Exit status: 0 done, 2 bad input or a file that cannot be had or written, 130 interrupted."""
+    return cli.guarded(fetch_and_tell, argv, "stopped; the same command goes on from here", prefix="")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.as_program(main)

@@ -2,14 +2,19 @@
 them a run, as lab/compare.py leaves it. What cannot be read is refused in one line that names the file.
 """
 import csv
+import dataclasses
 import glob
 import json
+import math
 import os
 from collections import Counter
 from typing import NamedTuple
 
 import fpl
 from lab.pictures import plural
+
+
+MOST_CLIENTS = 1_000_000  # of a domain: what is drawn has a row for each
 
 
 class Run(NamedTuple):
@@ -35,15 +40,44 @@ def read_json(path):
         with open(path, encoding="utf-8") as file:
             about = json.load(file)
         return about, {**about["config"]}, {domain: {**source} for domain, source in about.get("sources", {}).items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise unusable(path, f"is not what a run writes ({type(error).__name__}: {error})") from error
+
+
+def check_config(path, config, sources):
+    """Refuse settings of a wrong type or out of bounds; those that another version had or had not are no matter."""
+    wrong = [name for name in ("seed", "rounds", "cpcl", "upcr", "tau") if not is_a(config.get(name), float)]
+    if wrong or config.get("task") not in list(fpl.TASKS):
+        raise unusable(path, f"lacks {', '.join(wrong) or 'a task that is known here'}")
+    known = {field.name: type(field.default) for field in dataclasses.fields(fpl.Config) if field.name in config}
+    for name, kind in known.items():
+        if not is_a(config[name], kind):
+            raise unusable(path, f"has {name} {str(config[name])[:60]!r}, which is no such setting")
+    for domain, source in sources.items():
+        for name, kind in (("kind", str), ("what", str), ("sha256", str), ("train", int), ("test", int)):
+            if not is_a(source.get(name, kind()), kind):
+                raise unusable(path, f"has {name} {str(source[name])[:60]!r} of {domain[:60]!r}, which is no such thing")
+    try:
+        fpl.complete(fpl.Config(**{name: tuple(config[name]) if kind is tuple else config[name] for name, kind in known.items()}))
+    except fpl.InputError as error:
+        raise unusable(path, f"has settings that no run has ({error})") from error
+
+
+def is_a(value, kind):
+    """Whether a value of JSON is of the kind of a setting: a whole number is a float too, a tuple's items are client numbers."""
+    if kind is tuple:
+        return isinstance(value, list) and all(type(n) is int and n <= MOST_CLIENTS for n in value)
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 def read_numbers(path, start, parse):
     """The rows of a CSV file that begins with the columns start: parse(name -> text) of each. Raises InputError."""
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         text = file.read()
-    head, *rows = csv.reader(text.splitlines()) if text else [[]]
+    try:
+        head, *rows = csv.reader(text.splitlines()) if text else [[]]
+    except csv.Error as error:
+        raise unusable(path, f"is not what a run writes ({error})") from error
     if head[:len(start)] != start:
         raise unusable(path, f"begins with {','.join(head)[:60]!r}, not with {','.join(start)!r}")
     if not text.endswith("\n"):
@@ -66,11 +100,18 @@ def percent(text):
     return value
 
 
+def finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no number of a run")  # one that diverges stops before it is written
+    return value
+
+
 def parse_round(row):
     """A line of rounds.csv. The domains stand between loss and avg."""
     names = list(row)
     accuracy = {domain: percent(row[domain]) for domain in names[2:names.index("avg")]}
-    return {"round": int(row["round"]), "loss": float(row["loss"]), "accuracy": accuracy, "avg": percent(row["avg"]),
+    return {"round": int(row["round"]), "loss": finite(row["loss"]), "accuracy": accuracy, "avg": percent(row["avg"]),
             "purity": percent(row["purity"]) if row.get("purity") else None}
 
 
@@ -89,9 +130,7 @@ def variant_of(about, config, folder):
 def read_run(folder):
     """Raises InputError for files that no run left so."""
     about, config, sources = read_json(f"{folder}/config.json")
-    wrong = [name for name in ("seed", "rounds", "cpcl", "upcr", "tau") if not isinstance(config.get(name), (int, float))]
-    if wrong or config.get("task") not in fpl.TASKS:
-        raise unusable(f"{folder}/config.json", f"lacks {', '.join(wrong) or 'a task that is known here'}")
+    check_config(f"{folder}/config.json", config, sources)
     rounds, clusters, diverged = [], {}, ""
     if os.path.exists(f"{folder}/rounds.csv"):
         rounds = read_numbers(f"{folder}/rounds.csv", ["round", "loss"], parse_round)
@@ -104,7 +143,8 @@ def read_run(folder):
     if os.path.exists(f"{folder}/diverged.txt"):
         with open(f"{folder}/diverged.txt", encoding="utf-8", errors="replace") as file:
             diverged = " ".join(file.read().split()) or "no reason given"
-    return Run(folder, str(variant_of(about, config, folder)), config, sources, rounds, clusters, diverged)
+    variant = " ".join(str(variant_of(about, config, folder)).split())
+    return Run(folder, variant, config, sources, rounds, clusters, diverged)
 
 
 def find_runs(folder):

@@ -12,12 +12,11 @@ import html
 import importlib.util
 import io
 import os
-import sys
 import time
 from typing import NamedTuple
 
 from fpl import TASKS, InputError
-from lab import charts, folders, pictures, report, tables
+from lab import charts, cli, folders, pictures, report, tables
 
 
 class Section(NamedTuple):
@@ -202,29 +201,25 @@ def write_report(folder, tsne=False):
     return os.path.join(folder, "report.html")
 
 
-def refuse(message):
-    raise InputError(f"{message}; ./run.sh report --help tells the usage")
+def write_and_show(argv):
+    """What `main` does when all goes well."""
+    parser = argparse.ArgumentParser(prog="./run.sh report", allow_abbrev=False, description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", metavar="DIR", help="a run's or an experiment's folder; default: runs")
+    parser.add_argument("--tsne", action="store_true", help="prototypes in the plane by t-SNE, as in Figure 7, not by PCA")
+    options = cli.read_options(parser, argv)
+    for folder in options.folders or ["runs"]:
+        if not os.path.isdir(folder):
+            raise InputError(f"{folder} is no folder; ./run.sh digits or ./run.sh compare makes runs")
+        path = write_report(folder, options.tsne)
+        print(f"{summary_text(folder)}\n\n{path}, report.md and report.csv beside it")
+    return 0
 
 
 def main(argv=None):
-    """Exit status: 0 done, 2 no run there, a file that no run left so, or one that cannot be written."""
-    parser = argparse.ArgumentParser(prog="./run.sh report", allow_abbrev=False, description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = refuse
-    parser.add_argument("folders", nargs="*", metavar="DIR", help="a run's or an experiment's folder; default: runs")
-    parser.add_argument("--tsne", action="store_true", help="prototypes in the plane by t-SNE, as in Figure 7, not by PCA")
-    try:
-        options = parser.parse_args(argv)
-        for folder in options.folders or ["runs"]:
-            if not os.path.isdir(folder):
-                raise InputError(f"{folder} is no folder; ./run.sh digits or ./run.sh compare makes runs")
-            path = write_report(folder, options.tsne)
-            print(f"{summary_text(folder)}\n\n{path}, report.md and report.csv beside it")
-        return 0
-    except (InputError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
+    """Exit status: 0 done, 2 no run there, a file that no run left so, or one that cannot be written, 130 interrupted."""
+    return cli.guarded(write_and_show, argv, prefix="report: ")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.as_program(main)

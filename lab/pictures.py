@@ -2,8 +2,10 @@
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; a marker says the same for grey prints.
 """
+import io
 import itertools
 import math
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -70,10 +72,36 @@ def scene(domains, class_means, counts, clusters, mask, unbiased):
                  unit(overall))
 
 
+def read_array(archive, name):
+    """An array of an npz file as np.savez writes it. Raises ValueError and the like; never unpickles.
+
+    In place of np.load, which allocates what an array's header promises before it looks whether the file has it.
+    """
+    if archive.getinfo(f"{name}.npy").compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is packed")
+    file = io.BytesIO(archive.read(f"{name}.npy"))
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"{name} is of another version")
+    shape, by_columns, kind = np.lib.format.read_array_header_1_0(file)
+    if kind.kind not in "biuf":
+        raise ValueError(f"{name} holds {kind}, no numbers")
+    array = np.frombuffer(file.read(), kind).reshape(shape, order="F" if by_columns else "C")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} is not finite")
+    return array
+
+
 def read_scene(path, domains):
-    """A round's prototypes.npz -> Scene."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return scene(domains, *(arrays[name] for name in ("class_means", "counts", "clusters", "mask", "unbiased")))
+    """A round's prototypes.npz -> Scene. Raises ValueError and the like where it is not one of these domains."""
+    with zipfile.ZipFile(path) as archive:
+        arrays = [read_array(archive, name) for name in ("class_means", "counts", "clusters", "mask", "unbiased")]
+    means, counts, clusters, mask, unbiased = arrays
+    (m, k, d), j = means.shape, mask.shape[-1]
+    if [array.shape for array in arrays] != [(m, k, d), (m, k), (k, j, d), (k, j), (k, d)] or not (m and k and j and d):
+        raise ValueError(f"arrays of {[array.shape for array in arrays]}")
+    if counts.min() < 0 or mask.dtype != bool:
+        raise ValueError("counts or mask are none")
+    return scene(domains, *arrays)
 
 
 def plane(x):

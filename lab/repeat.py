@@ -25,10 +25,15 @@ def read(folder):
     if len(run.rounds) < cfg.rounds:
         raise fpl.InputError(f"{folder} has {len(run.rounds)} of {cfg.rounds} rounds; finish it first, with --resume")
     wanted = record.get("method", {"name": "fpl", "numbers": {}})
-    method = {**baselines.METHODS, "fpl-global": baselines.FPL_GLOBAL}.get(wanted["name"])
-    if method is None or method.numbers != wanted["numbers"]:
-        raise fpl.InputError(f"{folder} was trained by {wanted['name']} with {wanted['numbers']}, which lab/baselines.py does "
-                             "not have; it cannot be repeated")
+    methods = {**baselines.METHODS, "fpl-global": baselines.FPL_GLOBAL}.items()
+    method = next((method for name, method in methods if wanted == {"name": name, "numbers": method.numbers}), None)
+    if method is None:
+        named = wanted if isinstance(wanted, dict) else {}
+        raise fpl.InputError(cli.one_line(f"{folder} was trained by {named.get('name')} with {named.get('numbers')}, which "
+                                          "lab/baselines.py does not have; it cannot be repeated"))
+    missing = [name for name in FILES if not os.path.isfile(f"{folder}/{name}")]
+    if missing:
+        raise fpl.InputError(f"{folder} lacks {', '.join(missing)}, so that nothing can be compared; it cannot be repeated")
     return record, cfg, method
 
 
@@ -44,10 +49,9 @@ def without_times(path):
 def repeat(argv):
     """What `main` does when all goes well. Exit status 0: the same, 1: another result, whose folder stays."""
     parser = argparse.ArgumentParser(prog="./run.sh repeat", allow_abbrev=False, description=__doc__)
-    parser.error = cli.refuser(parser)
     parser.add_argument("folder", metavar="runs/NAME")
     parser.add_argument("--data", metavar="DIR", help="folder of the files that the run was made from")
-    options = parser.parse_args(argv)
+    options = cli.read_options(parser, argv)
     folder = options.folder.rstrip("/")
     record, cfg, method = read(folder)
     cli.use_device(cfg.device)

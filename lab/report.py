@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from finch import finch
@@ -25,6 +26,7 @@ from lab import pictures as draw
 from lab.pictures import plural
 
 LAST = 5  # rounds in the number that Sec. 4.1 reports
+LONGEST_NAME = 240  # bytes: file systems take 255, and `repeat` puts NAME.repeat.part beside NAME
 SNAPSHOTS = (1, 5, 15, 50, 75)  # rounds whose prototypes stay: those of Fig. 7, and the first
 
 
@@ -51,6 +53,8 @@ def describe(sources, clients, cfg):
                for m, client in enumerate(clients)]
     notes += [f"Note: client {m} ({domain}) holds no image of class {', '.join(map(str, classes))}; it sends no prototype of "
               "that." for m, domain, classes in lacking if classes]
+    notes += [f"Warning: {domain} is tested with {source['repeated']:,} of {plural(source['test'], 'image')} that are among its "
+              "training images too." for domain, source in sources.items() if source.get("repeated")]
     if any(source["kind"] == "stand-in" for source in sources.values()):
         notes.append("Warning: this is the built-in stand-in, not the paper's data: the accuracies are not the paper's "
                      "and cannot be compared with its tables.")
@@ -111,8 +115,10 @@ def versions():
 
 def folder_name(name):
     """A --name that can be one folder's. Raises InputError."""
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise InputError(f"--name is {name!r}; it must be the name of one folder: give it without slashes")
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise InputError(f"--name is {name!r}; it must be the name of one folder: give it without slashes and control characters")
+    if len(name.encode()) > LONGEST_NAME:
+        raise InputError(f"--name has {len(name.encode())} bytes; it must be the name of one folder: give at most {LONGEST_NAME}")
     return name
 
 
@@ -128,10 +134,11 @@ def free_folder(task, name):
 
 def old_folder(task, name):
     """runs/NAME, which must exist; without a name the task's run of the highest number. For --resume."""
-    numbers = [int(path.rpartition("-")[2]) for path in glob.glob(f"runs/{task}-*") if path.rpartition("-")[2].isdecimal()]
-    if name is None and not numbers:
+    numbered = [path for path in glob.glob(f"runs/{task}-*") if path.rpartition("-")[2].isdecimal()]
+    if name is None and not numbered:
         raise InputError(f"--resume finds no run of {task} in runs/; give --name, or leave --resume away to begin one")
-    name = f"{task}-{max(numbers)}" if name is None else folder_name(name)
+    newest = max(numbered, key=lambda path: int(path.rpartition("-")[2]), default="")
+    name = os.path.basename(newest) if name is None else folder_name(name)
     if not os.path.isdir(f"runs/{name}"):
         raise InputError(f"--resume finds no folder runs/{name}; give the --name of a run, or leave --resume away to begin one")
     return f"runs/{name}"
@@ -192,7 +199,10 @@ def pictures(folder, logs, domains):
 def write_whole(path, write):
     """write(temporary name), to the disk, then the rename that makes it path: there is the old file or the new one."""
     part = f"{path}.part"
-    write(part)
+    try:
+        write(part)
+    except safetensors.SafetensorError as error:  # what safetensors makes of every OSError
+        raise OSError(f"{part} cannot be written ({error})") from error
     with open(part, "rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)

@@ -264,7 +264,7 @@ def why_different(runs):
         if source.get("kind") == "stand-in":
             reasons.append(f"{domain} is the built-in stand-in, {source.get('train', 0):,} training images")
         elif source.get("train") != sizes.get(domain, source.get("train")):
-            reasons.append(f"{domain} has {source['train']:,} training images ({sizes[domain]:,})")
+            reasons.append(f"{domain} has {source.get('train', 0):,} training images ({sizes[domain]:,})")
     reasons.append(f"{plural(len({run.seed for run in runs}), 'seed')} ({paper.SEEDS})")
     return ("Why these numbers may differ from the paper's, whose values stand in brackets: " + "; ".join(reasons) +
             "; split, initial weights and order of the batches are other draws.")

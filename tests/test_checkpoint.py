@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +46,18 @@ def next_state(state, number):
                           prototypes=fpl.Prototypes(clusters, mask, clusters.mean(axis=1)))
 
 
+SECONDS = [0.0]  # what a round of the stand-in takes
+
+
 def stand_in_run(clients, tests, cfg, state=None, engine=map, method=fpl.FPL):
     """In place of fpl.run: no training."""
     state = state or fpl.init_state(cfg)
     for number in range(state.round + 1, cfg.rounds + 1):
-        state = next_state(state, number)
+        state = next_state(state, number + len(method.name) / 8)._replace(round=number)
         accuracy = {domain: 100 / (number + 1 + i) for i, domain in enumerate(tests)}
         means = np.random.default_rng(number).random((len(clients), 10, 8 * cfg.width)).astype(np.float32)
         yield state, {"round": number, "loss": 1 / 3 / number, "accuracy": accuracy, "avg": sum(accuracy.values()) / 4,
-                      "seconds": 0.0, "clusters_per_class": [2] * 10, "losses": {}, "class_means": means,
+                      "seconds": SECONDS[0], "clusters_per_class": [2] * 10, "losses": {}, "class_means": means,
                       "counts": np.ones((len(clients), 10), int)}
 
 
@@ -122,6 +126,23 @@ def test_a_state_with_any_byte_changed_or_any_part_missing_is_refused(saved, tmp
         assert all((want[name] == value).all() for name, value in arrays_of(state).items()) and state.round == 0
 
 
+ARRAY, ABOUT = np.arange(6, dtype=np.float32).reshape(2, 3), {"round": 3, "facts": {"tau": 0.02}}
+
+
+@pytest.mark.parametrize("arrays, about", [
+    ({"b": ARRAY}, ABOUT), ({"a": ARRAY.reshape(3, 2)}, ABOUT), ({"a": ARRAY.view(np.int32)}, ABOUT), ({"a": ARRAY + 1}, ABOUT),
+    ({"a": ARRAY, "b": ARRAY}, ABOUT), ({}, ABOUT), ({"a": ARRAY}, {**ABOUT, "round": 4}),
+    ({"a": ARRAY}, {**ABOUT, "facts": {"tau": 0.03}}),
+], ids=["name", "shape", "type", "number", "one more", "one less", "round", "setting"])
+def test_the_checksum_changes_with_all_that_is_saved(arrays, about):
+    assert checkpoint.digest(arrays, about) != checkpoint.digest({"a": ARRAY}, ABOUT)
+
+
+def test_the_checksum_does_not_depend_on_order_or_layout():
+    assert checkpoint.digest({"b": ARRAY, "a": ARRAY}, ABOUT) == checkpoint.digest(
+        {"a": np.asfortranarray(ARRAY), "b": ARRAY}, dict(reversed(ABOUT.items())))
+
+
 def test_the_same_state_makes_the_same_file(saved, tmp_path):
     program = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
@@ -136,6 +157,12 @@ checkpoint.save({str(tmp_path)!r}, fpl.init_state(TINY), RECORD)"""
     ({"config": {"tau": 0.02, "clients": (2, 1)}}, "was made with clients [1, 2], this call has [2, 1]"),
     ({"sources": {"mnist": {"sha256": "abd"}}}, "was made with the data of mnist, sha256 abc, this call has abd"),
     ({"method": {"name": "moon", "numbers": {}}}, "was made with method None, this call has {'name': 'moon'"),
+    ({"variant": "both"}, "was made with variant None, this call has both"),
+    ({"command": "ablate"}, "was made with command None, this call has ablate"),
+    ({"config": {"clients": (1, 2)}}, "was made with tau 0.02, this call has None"),
+    ({"config": {"tau": 0.02, "clients": (1, 2), "seed": 3}}, "was made with seed None, this call has 3"),
+    ({"sources": {}}, "was made with the data of mnist, sha256 abc, this call has None"),
+    ({"sources": {"mnist": {"sha256": "abc"}, "syn": {"sha256": "d"}}}, "the data of syn, sha256 None, this call has d"),
 ])
 def test_a_state_of_other_terms_is_refused_with_the_field_that_differs(change, part, saved, tmp_path):
     (tmp_path / checkpoint.FILE).write_bytes(saved)
@@ -156,6 +183,27 @@ def test_cutting_back_keeps_the_whole_rows_of_the_rounds_that_count(tmp_path_fac
     want = whole[:1] + [row for row in whole[1:] if int(row.split(",")[0]) <= last]
     assert left == ("".join(want) if last else "")
     assert (folder / "clusters.csv").exists() == (last > 0)
+
+
+@pytest.mark.parametrize("write, name", [
+    (lambda folder: checkpoint.save(folder, next_state(fpl.init_state(TINY), 3), RECORD), checkpoint.FILE),
+    (lambda folder: checkpoint.cut_back(folder, 1), "rounds.csv"), (lambda folder: checkpoint.cut_back(folder, 1), "clusters.csv")])
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(write, name, saved, tmp_path, monkeypatch):
+    (tmp_path / checkpoint.FILE).write_bytes(saved)
+    if name != checkpoint.FILE:
+        (tmp_path / name).write_text("round\n1\n2\n")
+    before = (tmp_path / name).read_bytes()
+
+    def refused(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        with pytest.raises(OSError):
+            write(tmp_path)
+    assert (tmp_path / name).read_bytes() == before
+    write(tmp_path)
+    assert (tmp_path / name).read_bytes() != before
 
 
 # ------------------------------------------------ every write fails once
@@ -217,6 +265,48 @@ def test_half_a_row_and_a_left_part_file_do_no_harm(command):
     left = contents("runs/cut")
     left.pop("model.safetensors.part", None)
     assert left == contents("runs/whole")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", "3", '{"config": 3, "sources": {}, "versions": {}}', "{", "\xff"])
+def test_a_config_that_no_run_wrote_is_one_line_and_stays(text, command, capsys):
+    assert command() == 0
+    Path("runs/digits-1/config.json").write_text(text, encoding="latin-1")
+    before = contents("runs/digits-1")
+    capsys.readouterr()
+    assert command("--resume") == 2
+    err = capsys.readouterr().err
+    assert "its config.json cannot be used" in err and "nothing was changed" in err and err.count("\n") == 1
+    assert contents("runs/digits-1") == before
+
+
+def test_rounds_that_do_not_agree_with_the_state_are_one_line(command, capsys):
+    assert command() == 0
+    rows = Path("runs/digits-1/rounds.csv").read_text().splitlines(keepends=True)
+    Path("runs/digits-1/rounds.csv").write_text("".join(rows[:-1]))
+    capsys.readouterr()
+    assert command("--resume") == 2
+    err = capsys.readouterr().err
+    assert "rounds.csv has 2 rounds, state.safetensors is of round 3; they must agree" in err and err.count("\n") == 1
+
+
+def test_a_state_without_a_config_is_gone_on_with_and_gets_one(command):
+    assert command() == 0
+    want = contents("runs/digits-1")
+    os.remove("runs/digits-1/config.json")
+    assert command("--resume") == 0 and contents("runs/digits-1") == want
+
+
+def test_other_versions_are_told_and_the_first_ones_stay_on_record(command, capsys):
+    assert command() == 0
+    path = Path("runs/digits-1/config.json")
+    assert "Warning: runs/" not in capsys.readouterr().out
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "versions": {**about["versions"], "numpy": "0.1"}}))
+    before = path.read_bytes()
+    assert command("--resume") == 0
+    out = capsys.readouterr().out
+    assert f"Warning: runs/digits-1 was begun with numpy 0.1, now it is {np.__version__}.\n" in out and out.count("Warning: runs/") == 1
+    assert path.read_bytes() == before
 
 
 def test_resuming_says_what_is_done_and_finds_the_newest_run(command, capsys):
@@ -281,8 +371,9 @@ def test_a_run_that_diverges_keeps_its_last_good_state(command, monkeypatch, cap
 
 # ------------------------------------------------ repeating a finished run
 
-def test_a_run_repeated_gives_the_same_bytes_and_a_change_is_found(command, capsys):
-    assert command() == 0
+def test_a_run_repeated_gives_the_same_bytes_and_a_change_is_found(command, monkeypatch, capsys):
+    assert command("--seed", "3") == 0
+    monkeypatch.setitem(globals(), "SECONDS", [1.5])
     assert repeat.main(["runs/digits-1"]) == 0
     assert "the same result: rounds.csv, clusters.csv, model.safetensors, prototypes.npz" in capsys.readouterr().out
     assert os.listdir("runs") == ["digits-1"]
@@ -295,6 +386,16 @@ def test_a_run_repeated_gives_the_same_bytes_and_a_change_is_found(command, caps
         assert repeat.main(["runs/digits-1"]) == 1
         assert f"another result: {name} of runs/digits-1.repeat differ" in capsys.readouterr().out
         path.write_bytes(whole)
+
+
+def test_what_another_method_trained_is_repeated_with_that_method(command, capsys):
+    assert command() == 0
+    path = Path("runs/digits-1/config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "method": {"name": "fedavg", "numbers": {}}}))
+    assert repeat.main(["runs/digits-1"]) == 1
+    out = capsys.readouterr().out
+    assert "another result: model.safetensors, prototypes.npz of runs/digits-1.repeat differ from runs/digits-1" in out
+    assert sorted(os.listdir("runs")) == ["digits-1", "digits-1.repeat"]
 
 
 @pytest.mark.parametrize("change, part", [
@@ -341,28 +442,36 @@ def test_twenty_real_runs_killed_at_random_moments_end_in_identical_bytes(tmp_pa
     whole = start("--name", "whole")
     out, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0, out
-    moments, kills, number = random.Random(0), 0, 0
-    while kills < 20:
-        number += 1
-        name, more = f"run-{number}", []
-        while True:
-            process = start("--name", name, *more)
-            if moments.random() < 0.2:  # while it starts or compiles
-                time.sleep(moments.uniform(1, 8))
-            else:  # somewhere in or between the rounds
-                for line in process.stdout:
-                    if line.startswith("round") or process.poll() is not None:
-                        break
-                time.sleep(moments.uniform(0, 1.0))
-            if kills < 20 and process.poll() is None:
-                process.kill()
-                kills += 1
-            out, _ = process.communicate(timeout=300)
-            if process.returncode == 0:
-                break
-            assert process.returncode == -9, out
-            more = ["--resume"] if (tmp_path / "runs" / name).is_dir() else []
-        first, second = (contents(tmp_path / "runs" / folder) for folder in ("whole", name))
+
+    def killed_and_resumed(chain, kills):
+        """Real runs, one after the other, of which each is killed and resumed until `kills` were killed. -> their folders"""
+        moments, folders = random.Random(chain), []
+        while kills:
+            folders.append(tmp_path / "runs" / f"run-{chain}-{len(folders)}")
+            more = []
+            while True:
+                process = start("--name", folders[-1].name, *more)
+                if moments.random() < 0.2:  # while it starts or compiles
+                    time.sleep(moments.uniform(1, 8))
+                else:  # somewhere in or between the rounds
+                    for line in process.stdout:
+                        if line.startswith("round") or process.poll() is not None:
+                            break
+                    time.sleep(moments.uniform(0, 1.0))
+                if kills and process.poll() is None:
+                    process.kill()
+                    kills -= 1
+                out, _ = process.communicate(timeout=300)
+                if process.returncode == 0:
+                    break
+                assert process.returncode == -9, out
+                more = ["--resume"] if folders[-1].is_dir() else []
+        return folders
+
+    with ThreadPoolExecutor(2) as both:  # of the 15 s from a start to its first round nearly all is compiling, on one core
+        ended = [folder for folders in both.map(killed_and_resumed, (1, 2), (10, 10)) for folder in folders]
+    for folder in ended:
+        first, second = contents(tmp_path / "runs" / "whole"), contents(folder)
         rows = [re.sub(rb",[0-9.e-]+(,[0-9.]+\n)", rb"\1", files.pop("rounds.csv")) for files in (first, second)]  # no seconds
         assert rows[0] == rows[1]
         assert first == second

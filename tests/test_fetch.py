@@ -1,15 +1,20 @@
 """What lab/fetch.py promises, against a server on this machine: resume, skip, and never a good file lost."""
 import hashlib
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from fpl import InputError
+from lab import checkpoint, cli
 from lab import fetch as module
 
 CONTENT = bytes(range(256)) * 3000
 MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+ELSEWHERE = {"moved": "/plain/a.bin", "round": "/round/a.bin", "local": "file:///etc/hostname"}  # where a server sends us
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -17,6 +22,11 @@ class Handler(BaseHTTPRequestHandler):
         start = int(self.headers.get("Range", "bytes=0-")[6:-1])
         self.server.starts.append(start)
         mode, _, name = self.path[1:].partition("/")
+        if mode in ELSEWHERE:
+            self.send_response(302)
+            self.send_header("Location", ELSEWHERE[mode])
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if name != "a.bin":
             return self.send_error(404)
         if mode == "norange":
@@ -25,9 +35,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(416)
         body = CONTENT[start:]
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
+        if mode != "endless":
+            self.send_header("Content-Length", "many" if mode == "nonsense" else str(len(body)))
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+            first = 0 if mode == "wrongrange" else start
+            self.send_header("Content-Range", f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.end_headers()
         self.wfile.write(body[:1000] if mode == "broken" else body)
 
@@ -121,6 +133,97 @@ def test_names_that_leave_the_folder_are_refused(server, tmp_path, name):
     with pytest.raises(InputError, match="leads out of"):
         get(server, tmp_path / "inside", name=name)
     assert server.starts == [] and names(tmp_path) == []
+
+
+def test_a_file_that_has_moved_is_followed(server, tmp_path):
+    get(server, tmp_path, "moved")
+    assert (tmp_path / "set/a.bin").read_bytes() == CONTENT and names(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("mode, words", [("round", "infinite loop"), ("local", "not allowed"), ("nonsense", "invalid literal")])
+def test_a_server_that_leads_astray_is_one_line_and_the_old_file_stays(mode, words, server, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/a.bin").write_bytes(b"old")
+    with pytest.raises(InputError, match=words) as caught:
+        get(server, tmp_path, mode)
+    assert len(cli.one_line(caught.value).splitlines()) == 1
+    assert (tmp_path / "set/a.bin").read_bytes() == b"old" and set(names(tmp_path)) <= {"a.bin", "a.bin.part"}
+
+
+def test_an_answer_to_another_range_never_becomes_the_file(server, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/a.bin.part").write_bytes(CONTENT[:5000])
+    with pytest.raises(InputError, match="MD5"):
+        get(server, tmp_path, "wrongrange")
+    assert names(tmp_path) == []
+    get(server, tmp_path)
+    assert (tmp_path / "set/a.bin").read_bytes() == CONTENT
+
+
+def test_a_download_without_an_end_is_stopped_and_taken_away(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST", len(CONTENT) - 1)
+    with pytest.raises(InputError, match="more than .* bytes came"):
+        get(server, tmp_path, "endless")
+    assert names(tmp_path) == []
+
+
+def test_a_file_without_a_stated_length_arrives_whole(server, tmp_path):
+    get(server, tmp_path, "endless")
+    assert (tmp_path / "set/a.bin").read_bytes() == CONTENT
+
+
+def test_a_part_file_that_links_elsewhere_is_not_written_through(server, tmp_path):
+    (tmp_path / "inside/set").mkdir(parents=True)
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "inside/set/a.bin.part").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="leads out of"):
+        get(server, tmp_path / "inside")
+    assert (tmp_path / "mine").read_bytes() == b"mine" and server.starts == []
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.bin.part"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_written_to(name, make, server, tmp_path):
+    (tmp_path / "set").mkdir()
+    make(tmp_path / "set" / name)
+    with pytest.raises(InputError, match="is there and no file"):
+        get(server, tmp_path)
+    assert os.listdir(tmp_path / "set") == [name] and server.starts == []
+
+
+def test_a_second_fetch_into_the_same_folder_waits_for_nobody_and_spoils_nothing(server, tmp_path):
+    """The first would go on writing into the file that the second has just named."""
+    with checkpoint.locked(tmp_path / "set", wait=False), pytest.raises(InputError, match="another fetch is at work"):
+        get(server, tmp_path)
+    assert server.starts == [] and names(tmp_path) == []
+    get(server, tmp_path)
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_ctrl_c_leaves_a_part_to_go_on_from(server, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(module.tqdm, "update", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        get(server, tmp_path)
+    monkeypatch.undo()
+    first = (tmp_path / "set/a.bin.part").stat().st_size
+    assert 0 < first <= module.CHUNK
+    get(server, tmp_path)
+    assert server.starts == [0, first] and (tmp_path / "set/a.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["digits", "--data", ""], "--data is empty"), (["digits", "--data=--"], "--data has no value"), (["letters"], "invalid choice: 'letters'"), ([], "required: task"),
+    (["digits", "--data", "x/file"], "x/file"), (["digits", "--data", "a\nb/../../x/file"], "file")])
+def test_a_wrong_command_is_one_line_and_status_2(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "BASE_URLS", {})
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/file").write_bytes(b"mine")
+    assert module.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1 and (tmp_path / "x/file").read_bytes() == b"mine"
 
 
 def test_the_command_says_what_is_left_to_do_or_exits_with_2(server, tmp_path, monkeypatch, capsys):
