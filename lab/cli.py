@@ -1,6 +1,7 @@
 """The command line of one run: `python fpl.py digits ...`. Flags -> Config, files -> clients, rounds -> screen and files."""
 import argparse
 import dataclasses
+import errno
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 import fpl
 from fpl import TASKS, Config, InputError
-from lab import checkpoint, data, report, summary
+from lab import checkpoint, data, engines, report, summary
 
 PRESETS = {  # --as
     "paper": {"partition": "first", "upcr_reduce": "sum", "prototypes_from": "final", "augment": "none"},
@@ -22,11 +23,26 @@ QUICK = {  # without --paper: what ends within 6 minutes on 2 cores; fewer steps
 }
 
 
+def one_line(error):
+    """What is said as one line of bounded length, whatever flags and paths it quotes."""
+    text = " ".join(str(error).splitlines()).encode(errors="backslashreplace").decode()  # a path need not be UTF-8
+    return text if len(text) <= 2000 else f"{text[:1900]} ... {text[-90:]}"
+
+
 def refuser(parser):
     """In place of argparse's own error, which prints several lines."""
     def refuse(message):
-        raise InputError(f"{message}; {parser.prog} --help lists what there is")
+        raise InputError(one_line(f"{message}; {parser.prog} --help lists what there is"))
     return refuse
+
+
+def read_options(parser, argv):
+    """parser.parse_args(argv); what is wrong raises InputError."""
+    parser.error = refuser(parser)
+    for word in argv:
+        if word.startswith("-") and word.endswith("=--"):  # trap: argparse makes an empty list of it
+            parser.error(f"{word[:-3]} has no value")
+    return parser.parse_args(argv)
 
 
 def whole_numbers(text):
@@ -48,11 +64,12 @@ def settings_parser(prog, description):
     """An argparse parser of the task, the options that are not settings, and a flag for each field of Config."""
     parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False, argument_default=argparse.SUPPRESS,
                                      description=description)
-    parser.error = refuser(parser)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--data", metavar="DIR", help="folder of the published files; digits alone has a built-in default")
     parser.add_argument("--name", help="results go to runs/NAME")
     parser.add_argument("--paper", action="store_true", help="the full protocol of Sec. 4.1 instead of the quick preset")
+    parser.add_argument("--engine", choices=("loop", "ray"), help="how a round goes over its clients: one after another (loop), or "
+                        "on the cores of this machine or of the Ray cluster at RAY_ADDRESS (needs requirements-ray.txt)")
     parser.add_argument("--as", dest="preset", choices=PRESETS, help="where paper and released code disagree, take a side")
     for field in dataclasses.fields(Config):
         kind = whole_numbers if field.type is tuple else type(field.default)
@@ -65,8 +82,10 @@ def settings_parser(prog, description):
 
 def parse(parser, argv):
     """The command line -> (Config, the other options). Weakest first: the quick preset, --as, single flags."""
-    given = vars(parser.parse_args(argv))
+    given = vars(read_options(parser, argv))
     settings = {field.name: given.pop(field.name) for field in dataclasses.fields(Config) if field.name in given}
+    if given.get("engine") == "ray" and settings.get("device", "CPU") != "CPU":
+        raise InputError(f"--device is {settings['device']}; with --engine ray it must be CPU: leave one of the two away")
     base = {} if given.get("paper") else QUICK[settings["task"]]
     return fpl.complete(Config(**{**base, **PRESETS.get(given.get("preset"), {}), **settings})), given
 
@@ -81,13 +100,13 @@ def use_device(name):
                          "away") from error
 
 
-def counting(bar):
-    """An engine for fpl.run that moves a progress bar by one with each client."""
-    def engine(function, items):
-        for result in map(function, items):
+def counting(bar, engine=map):
+    """The engine for fpl.run, moving a progress bar by one with each client."""
+    def counted(function, items):
+        for result in engine(function, items):
             bar.update()  # first: who asks for these knows their number and never comes back after the last
             yield result
-    return engine
+    return counted
 
 
 def train_and_report(argv):
@@ -104,7 +123,8 @@ def train_and_report(argv):
     clients, tests = fpl.split(train, cfg), fpl.test_sets(tests, cfg)
     domains, turns = [client.domain for client in clients], len(fpl.participants(cfg, len(clients), 1))
     record = {"config": dataclasses.asdict(cfg), "sources": sources, "versions": report.versions()}
-    with summary.writer(options.get("summary"), cfg.width) as summarise, checkpoint.alone_in(folder):
+    with (engines.opened(options.get("engine", "loop")) as engine, summary.writer(options.get("summary"), cfg.width) as summarise,
+          checkpoint.alone_in(folder)):
         start, logs = checkpoint.resume(folder, record)
         print(report.describe(sources, clients, cfg), flush=True)
         if logs:
@@ -112,7 +132,7 @@ def train_and_report(argv):
         # disable=None: no bar where the output is not a screen
         with tqdm(total=cfg.rounds * turns, initial=len(logs) * turns, unit="client", disable=None) as bar:
             try:
-                for state, log in fpl.run(clients, tests, cfg, start, counting(bar)):
+                for state, log in fpl.run(clients, tests, cfg, start, counting(bar, engine)):
                     report.write_round(folder, state, log, domains, cfg.partition)
                     checkpoint.save(folder, state, record)
                     summarise(log)
@@ -130,15 +150,25 @@ def train_and_report(argv):
     return 0
 
 
-def guarded(command, argv, stopped="Stopped."):
-    """What goes wrong in command(argv) as one line and an exit status; 0 or what it returns if nothing does."""
+def guarded(command, argv, stopped="Stopped.", prefix="fpl: "):
+    """What goes wrong in command(argv) as one line after the prefix and an exit status; 0 or what it returns if nothing does."""
     try:
         return command(sys.argv[1:] if argv is None else list(argv))
-    except (InputError, OSError) as error:
-        print(f"fpl: {error}", file=sys.stderr)
+    except InputError as error:
+        print(f"{prefix}{one_line(error)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        print(f"{prefix}nobody reads the output any more; what is finished is kept", file=sys.stderr)
+        return 2
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        print(f"{prefix}{one_line(error)}" + ("; make room, what is finished is kept" if full else ""), file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"{prefix}{one_line(error) or 'the memory does not suffice'}; take less data or a smaller network", file=sys.stderr)
         return 2
     except FloatingPointError as error:
-        print(f"fpl: {error}", file=sys.stderr)
+        print(f"{prefix}{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\n{stopped}", file=sys.stderr)
@@ -152,6 +182,24 @@ def main(argv=None):
 
 def as_program(main):
     """End the process with main's exit status."""
+    # trap: with 0, 1 or 2 closed (`>&-`), the next file that is opened takes the number, and MindSpore's log goes into it
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(number)
+    sys.stdout, sys.stderr = sys.stdout or open(os.devnull, "w"), sys.stderr or open(os.devnull, "w")
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a path need not be spelled in the terminal's letters
     # trap: once it has compiled, MindSpore answers Ctrl-C (SIGINT) by sending its own process SIGTERM
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    try:
+        status = main()
+    except SystemExit as stop:  # --help
+        status = stop.code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if status == 0:
+            print(f"fpl: the output cannot be written ({error.strerror})", file=sys.stderr)
+        status = status or 2
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush would fail again
+    sys.exit(status)

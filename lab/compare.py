@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 import fpl
-from lab import baselines, checkpoint, cli, data, page, report
+from lab import baselines, checkpoint, cli, data, engines, page, report
 from lab.pictures import plural
 
 
@@ -67,7 +67,7 @@ COMMANDS = {"compare": (methods, "Train all methods of Table 2 on the same terms
 
 
 def read(argv):
-    """The command line -> (command, Config, variants asked for, seeds, folder, --data). Raises InputError."""
+    """The command line -> (command, Config, variants asked for, seeds, folder, --data, --engine). Raises InputError."""
     if not argv or argv[0] not in COMMANDS:
         raise fpl.InputError(f"the command is {argv[0] if argv else 'missing'}; it must be {' or '.join(COMMANDS)}")
     command, (table, description) = argv[0], COMMANDS[argv[0]]
@@ -77,8 +77,8 @@ def read(argv):
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds SEED to SEED + N - 1; default: 3")
     cfg, given = cli.parse(parser, argv[1:])
     number, name = given.get("seeds", 3), given.get("name", f"{command}-{cfg.task}")
-    if number < 1:
-        raise fpl.InputError(f"--seeds is {number}; it must be at least 1")
+    if not 1 <= number <= 1000:
+        raise fpl.InputError(f"--seeds is {number}; it must be at least 1 and at most 1000")
     report.folder_name(name)
     variants = table(cfg)
     wanted = [word.strip() for word in given["methods"].split(",")] if "methods" in given else list(variants)
@@ -86,7 +86,7 @@ def read(argv):
         if word not in variants:
             raise fpl.InputError(f"--methods names {word!r}; there are {', '.join(variants)}")
     variants = {name: variant for name, variant in variants.items() if name in wanted}  # in the table's order
-    return command, cfg, variants, range(cfg.seed, cfg.seed + number), f"runs/{name}", given.get("data")
+    return command, cfg, variants, range(cfg.seed, cfg.seed + number), f"runs/{name}", given.get("data"), given.get("engine", "loop")
 
 
 def plan(folder, cfg, variants, seeds, made_of):
@@ -157,7 +157,7 @@ def budget(runs, variants, seeds, rounds):
             f"mean of the last {plural(min(report.LAST, rounds), 'round')}")
 
 
-def train_all(runs, data_sets, steps):
+def train_all(runs, data_sets, steps, engine):
     """Train what is not finished, with one progress bar. steps: turns of a client in a run."""
     todo = [run for run in runs if not os.path.isdir(run.folder)]
     with tqdm(total=len(todo) * steps, unit="client", disable=None) as bar:
@@ -169,7 +169,7 @@ def train_all(runs, data_sets, steps):
                         os.rmdir(part)  # made in vain by this call; a folder with files in it stays
                     bar.update(number * steps - bar.n)
                     continue
-                logs, why = train(run, part, data_sets, cli.counting(bar))
+                logs, why = train(run, part, data_sets, cli.counting(bar, engine))
             bar.update(number * steps - bar.n)  # what a diverged run leaves out
             bar.write(run_line(run, logs, why, time.perf_counter() - start))
             sys.stdout.flush()
@@ -177,7 +177,7 @@ def train_all(runs, data_sets, steps):
 
 def compare(argv):
     """What `main` does when all goes well."""
-    command, cfg, variants, seeds, folder, data_folder = read(argv)
+    command, cfg, variants, seeds, folder, data_folder, engine_name = read(argv)
     cli.use_device(cfg.device)
     *data_sets, sources = data.load(cfg.task, data_folder)
     clients = fpl.split(data_sets[0], cfg)
@@ -189,17 +189,18 @@ def compare(argv):
         check_all(folder, shared, runs)
     print(report.describe(sources, clients, cfg), flush=True)
     steps = cfg.rounds * len(fpl.participants(cfg, len(clients), 1))
-    with checkpoint.locked(folder, wait=True):
-        if not os.path.lexists(f"{folder}/config.json"):
-            report.write_config(folder, shared)
-    print(budget(runs, variants, seeds, cfg.rounds), flush=True)
-    try:
-        train_all(runs, data_sets, steps)
-    except KeyboardInterrupt:
-        done = sum(os.path.isdir(run.folder) for run in runs)
-        print(f"\nStopped: {done} of {len(runs)} runs are finished in {folder}; the same command goes on with the rest.",
-              file=sys.stderr)
-        return 130
+    with engines.opened(engine_name) as engine:
+        with checkpoint.locked(folder, wait=True):
+            if not os.path.lexists(f"{folder}/config.json"):
+                report.write_config(folder, shared)
+        print(budget(runs, variants, seeds, cfg.rounds), flush=True)
+        try:
+            train_all(runs, data_sets, steps, engine)
+        except KeyboardInterrupt:
+            done = sum(os.path.isdir(run.folder) for run in runs)
+            print(f"\nStopped: {done} of {len(runs)} runs are finished in {folder}; the same command goes on with the rest.",
+                  file=sys.stderr)
+            return 130
     with checkpoint.locked(folder, wait=True):
         path = page.write_report(folder)
     print(f"\n{page.summary_text(folder)}\n\n{path}")
