@@ -5,7 +5,8 @@ set -euo pipefail
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 venv="$root/.venv"
 python="$venv/bin/python"
-stamp="$venv/installed"  # sha256 of the requirements.txt that is fully installed
+stamp="$venv/installed"  # sha256 of the requirements that are fully installed
+requirements="$root/requirements.txt"
 
 usage() {
     cat <<'TEXT'
@@ -17,8 +18,11 @@ usage: ./run.sh COMMAND [OPTIONS]
   ablate   digits or office: FPL without its parts         36 runs (12 variants, 3 seeds); goes on likewise
   report   [DIR ...]: the HTML report of finished runs     seconds
   repeat   runs/NAME: train it again, compare the bytes    as long as the run
+  bench    what training costs, as ratios (--torch too)    a quarter of an hour on 2 cores that do nothing else
   test     ruff, then the tests                            minutes on 2 cores; with --deep (10,000 examples each) hours
+  mutants  faults in the mathematics, which tests must see  hours on one core; goes on where it stopped
   fetch    bring the published digit files to data/        minutes, as the connection allows
+  flower   flower-superlink, flower-supernode or flwr: clients that keep their data, see README
 
 ./run.sh COMMAND --help lists the options. The first call installs the packages into .venv (about 2.8 GB, minutes).
 FPL_PYTHON=/path/to/python chooses the Python (3.10, 3.11 or 3.12) that .venv is made from.
@@ -70,7 +74,7 @@ check_venv() {
 }
 
 wanted() {
-    "$python" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$root/requirements.txt"
+    "$python" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$requirements"
 }
 
 installed() {
@@ -82,7 +86,7 @@ install() {
     check_venv
     installed && return
     if command -v flock >/dev/null; then
-        exec 9>"$root/.venv.lock"
+        exec 9>"$venv.lock"
         flock 9
         installed && { exec 9>&-; return; }  # another call did it meanwhile
     fi
@@ -91,12 +95,12 @@ install() {
         echo "run.sh: making $venv" >&2
         make_venv
     fi
-    echo "run.sh: installing requirements.txt into $venv (once)" >&2
-    "$python" -m pip install --disable-pip-version-check -r "$root/requirements.txt" >&2 ||
+    echo "run.sh: installing ${requirements##*/} into $venv (once)" >&2
+    "$python" -m pip install --disable-pip-version-check -r "$requirements" >&2 ||
         fail "the packages could not be installed, see above; call again to go on" 1
     wanted >"$stamp.part"
     mv -- "$stamp.part" "$stamp"
-    [[ ! -e "$root/.venv.lock" ]] || exec 9>&-  # or the training would hold the lock
+    [[ ! -e "$venv.lock" ]] || exec 9>&-  # or the training would hold the lock
 }
 
 command="${1:-help}"
@@ -121,21 +125,50 @@ case "$command" in
         install
         PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/repeat.py" "$@"
         ;;
+    bench)
+        install
+        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/bench.py" "$@"
+        ;;
+    mutants)
+        install
+        "$python" -c 'import cosmic_ray' 2>/dev/null ||
+            "$python" -m pip install --disable-pip-version-check -r "$root/requirements-mutants.txt" >&2 ||
+            fail "cosmic-ray could not be installed, see above; call again to go on" 1
+        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/mutants.py" "$@"
+        ;;
     fetch)
         install
         PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/fetch.py" "$@"
         ;;
+    flower)
+        case "${1:-}" in
+            flower-superlink | flower-supernode | flwr) ;;
+            *) fail "flower is followed by '${1:-}'; it must be flower-superlink, flower-supernode or flwr, with their options: see README" ;;
+        esac
+        venv="$root/.venv-flower"
+        python="$venv/bin/python" stamp="$venv/installed" requirements="$root/requirements-flower.txt"
+        install
+        export PATH="$venv/bin:$PATH" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" FLWR_HOME="${FLWR_HOME:-$root/.flower}"
+        export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1  # nothing goes to Flower's makers
+        export PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python  # flwr loads protobuf first; MindSpore 2.9.0 fails with its compiled form
+        if [[ ! -e "$FLWR_HOME/config.toml" ]]; then
+            mkdir -p -- "$FLWR_HOME"
+            printf '%s\n' '[superlink]' 'default = "here"' '[superlink.here]' 'address = "127.0.0.1:8000"' 'insecure = true' >"$FLWR_HOME/config.toml"
+        fi
+        exec "$@"
+        ;;
     test)
         install
         cd -- "$root"
+        workers=(-n auto --maxprocesses 4 --dist loadfile)  # a worker for each core, of 1 to 2 GB
         args=()
         for arg in "$@"; do
-            if [[ "$arg" == --deep ]]; then export HYPOTHESIS_PROFILE=deep; else args+=("$arg"); fi
+            if [[ "$arg" == --deep ]]; then export HYPOTHESIS_PROFILE=deep; workers=(); else args+=("$arg"); fi
         done
         "$python" -m ruff check .
-        exec "$python" -m pytest ${args[@]+"${args[@]}"}
+        exec "$python" -m pytest ${workers[@]+"${workers[@]}"} ${args[@]+"${args[@]}"}
         ;;
     *)
-        fail "unknown command '$command'; it must be digits, office, compare, ablate, report, repeat, test or fetch: ./run.sh lists them"
+        fail "unknown command '$command'; it must be digits, office, compare, ablate, report, repeat, bench, flower, test, mutants or fetch: ./run.sh lists them"
         ;;
 esac

@@ -103,3 +103,170 @@ def test_weighted_mean_of_one_tree_is_that_tree():
     tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.array(5.0)}
     mean = oracle.weighted_mean([tree], [7])
     assert all((mean[name] == tree[name]).all() and mean[name].shape == tree[name].shape for name in tree)
+
+
+# ---- each function at numbers that can be worked out by hand ---------------------------------------------------------
+
+def test_a_vector_divided_by_its_length_has_length_one_and_a_zero_vector_stays_zero():
+    assert (oracle.dot([1, 2, 3], [4, -5, 6]), oracle.length([3, 4]), oracle.length([1e200, 0])) == (12, 5, 1e200)
+    np.testing.assert_array_equal(oracle.unit([3.0, 0.0, -4.0]), [0.6, 0.0, -0.8])
+    np.testing.assert_array_equal(oracle.unit([0.0, 0.0]), [0.0, 0.0])
+    assert (oracle.cosine([3, 4], [4, 3]), oracle.cosine([0, 0], [4, 3])) == (pytest.approx(0.96, rel=1e-15), 0)
+
+
+def test_a_class_mean_is_taken_over_the_rows_of_the_class_alone():
+    means, counts = oracle.class_prototypes([[1, 2], [3, 6], [10, 20]], [2, 2, 0], 4)
+    assert counts == [1, 0, 2, 0] and {k: row.tolist() for k, row in means.items()} == {0: [10, 20], 2: [2, 4]}
+
+
+FOUR_PAIRS = np.radians([0, 2, 10, 12, 90, 92, 100, 102])
+
+
+def test_four_pairs_on_the_circle_are_four_clusters_and_then_two():
+    rows = np.stack([np.cos(FOUR_PAIRS), np.sin(FOUR_PAIRS)], axis=1)
+    order = [0, 4, 2, 6, 1, 5, 3, 7]  # labels count up by the lowest row, wherever its partner stands
+    assert [p.tolist() for p in oracle.finch(rows)] == [[0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 0, 0, 1, 1, 1, 1]]
+    assert [p.tolist() for p in oracle.finch(rows[order])] == [[0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 0, 1, 0, 1, 0, 1]]
+    assert oracle.finch([]) == [] and [p.tolist() for p in oracle.finch([[1.0]])] == [[0]]
+    assert [p.tolist() for p in oracle.finch([[1.0, 0], [0, 1.0]])] == [[0, 0]]
+
+
+def test_of_equal_neighbours_the_lowest_is_taken_also_where_rounding_tells_them_apart():
+    one, tied, apart = np.array([1.0, 0.0]), np.array([1 - 8 * U, 0.0]), np.array([1 - 9 * U, 0.0])  # 4 d U = 8 U
+    assert [oracle.first_neighbour(m, [one, one, one]) for m in range(3)] == [1, 0, 0]
+    assert oracle.first_neighbour(2, [tied, one, one]) == 0
+    assert oracle.first_neighbour(2, [apart, one, one]) == 1
+
+
+def test_rows_are_adjacent_if_one_is_the_others_neighbour_or_both_have_the_same():
+    rows = [[1, 0.0], [1, 0.1], [1, 0.3], [-1, 0.0], [-1, 0.1]]  # 0 -> 1, 1 -> 0, 2 -> 1, 3 -> 4, 4 -> 3
+    linked = {(0, 1), (1, 0), (2, 1), (1, 2), (0, 2), (2, 0), (3, 4), (4, 3), *((m, m) for m in range(5))}
+    assert {(m, n) for m, row in enumerate(oracle.adjacency(rows)) for n, is_linked in enumerate(row) if is_linked} == linked
+    assert oracle.components(oracle.adjacency(rows)) == [0, 0, 0, 1, 1]
+
+
+def test_a_classs_prototypes_are_its_holders_clusters_and_the_unbiased_one_is_their_mean():
+    means = np.zeros((9, 3, 2))
+    means[:8, 1] = np.stack([np.cos(FOUR_PAIRS), np.sin(FOUR_PAIRS)], axis=1)
+    means[8, 2] = (5, 6)
+    counts = [[0, 1, 0]] * 8 + [[0, 0, 3]]
+    first, last = (oracle.cluster_prototypes(means, counts, which) for which in ("first", "last"))
+    assert {k: len(rows) for k, rows in first.items()} == {1: 4, 2: 1}
+    assert {k: len(rows) for k, rows in last.items()} == {1: 2, 2: 1}
+    np.testing.assert_allclose(first[1][3], (means[6, 1] + means[7, 1]) / 2, rtol=1e-15)
+    np.testing.assert_allclose(last[1][1], means[4:8, 1].sum(axis=0) / 4, rtol=1e-15)
+    np.testing.assert_allclose(oracle.unbiased_prototypes(last)[1], (last[1][0] + last[1][1]) / 2, rtol=1e-15)
+    np.testing.assert_array_equal(oracle.unbiased_prototypes(first)[2], [5, 6])
+
+
+def test_the_global_prototype_is_the_plain_mean_of_the_holders():
+    means = np.arange(12.0).reshape(3, 2, 2)
+    held = oracle.global_prototypes(means, [[1, 0], [7, 0], [0, 0]])
+    assert {k: row.tolist() for k, row in held.items()} == {0: [2, 3]}
+
+
+def test_an_unknown_class_costs_nothing_and_counts_in_every_mean():
+    ragged, z, labels = {0: [np.array([1.0, 0.0])], 1: [np.array([-1.0, 0.0])]}, np.array([[2.0, 0.0], [1.0, 5.0], [0.0, 0.0]]), [0, 7, 0]
+    want = (math.log1p(math.exp(-2 / 0.5)) + 0 + math.log(2)) / 3
+    assert oracle.cpcl_loss(z, labels, ragged, 0.5) == pytest.approx(want, rel=1e-15)
+    assert not oracle.cpcl_grad(z, labels, ragged, 0.5).any()  # along z it cannot fall, and a zero row has no direction
+    unbiased = {0: np.array([1.0, 1.0])}
+    assert oracle.upcr_loss(z, labels, unbiased, "sum") == (1 + 1 + 0 + 1 + 1) / 3
+    assert oracle.upcr_loss(z, labels, unbiased, "mean") == (1 + 1 + 0 + 1 + 1) / 3 / 2
+    np.testing.assert_allclose(oracle.upcr_grad(z, labels, unbiased, "sum"), np.array([[2, -2], [0, 0], [-2, -2]]) / 3, rtol=1e-15)
+    np.testing.assert_allclose(oracle.upcr_grad(z, labels, unbiased, "mean"), np.array([[1, -1], [0, 0], [-1, -1]]) / 3, rtol=1e-15)
+
+
+def test_cpcl_at_a_tiny_temperature_divides_the_largest_exponent_out():
+    ragged = {0: [np.array([1.0, 0.0])], 1: [np.array([0.6, 0.8]), np.array([0.0, 1.0])]}
+    assert oracle.cpcl_loss([[1.0, 0.0]], [0], ragged, 0.005) == pytest.approx(math.exp(-80), rel=1e-12)
+    assert oracle.cpcl_loss([[0.0, 1.0]], [0], ragged, 0.005) == pytest.approx(200, rel=1e-12)
+
+
+def test_a_weighted_mean_weighs():
+    mean = oracle.weighted_mean([{"a": np.array([[1.0, 2.0]]), "b": np.array(4.0)}, {"a": np.array([[5.0, 10.0]]), "b": np.array(8.0)}], [1, 3])
+    assert mean["a"].tolist() == [[4.0, 8.0]] and mean["b"].shape == () and mean["b"] == 7.0
+
+
+def test_an_sgd_step_is_decay_then_momentum_then_the_learning_rate():
+    param, velocity = oracle.sgd_step(np.array([[2.0], [4.0]]), np.array([[8.0], [16.0]]), np.array([[1.0], [3.0]]), 0.5, 0.25, 0.125)
+    assert velocity.tolist() == [[3.25], [7.5]] and param.tolist() == [[0.375], [0.25]]
+
+
+def test_batch_norm_takes_each_channel_by_itself():
+    rng = np.random.default_rng(0)
+    x, weight, bias = rng.standard_normal((4, 3, 2, 5)), np.array([1.0, 2.0, 3.0]), np.array([0.5, -1.0, 4.0])
+    y, mean, var = oracle.batch_norm(x, weight, bias, 0.25)
+    np.testing.assert_allclose(mean, x.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(var, x.var(axis=(0, 2, 3)), rtol=1e-12)
+    by_channel = (value[:, None, None] for value in (mean, np.sqrt(var + 0.25), weight, bias))
+    mean, deviation, weight, bias = by_channel
+    np.testing.assert_allclose(y, weight * (x - mean) / deviation + bias, rtol=1e-12)
+
+
+def test_running_statistics_take_the_share_that_they_are_told():
+    mean, var = oracle.running_statistics([2.0, 4.0], [3.0, 5.0], [10.0, 20.0], [8.0, 16.0], n=5, momentum=0.25)
+    assert mean.tolist() == [4.0, 8.0] and var.tolist() == [4.75, 8.75]
+
+
+def test_a_central_difference_of_a_quadratic_is_its_slope():
+    x = np.array([[1.0, -2.0], [3.0, 0.5]])
+    slope = oracle.finite_difference(lambda y: (y * y * [[1, 2], [3, 4]]).sum() + y[0, 0] * y[1, 1], x, 0.25)
+    np.testing.assert_allclose(slope, [[2.5, -8.0], [18.0, 5.0]], rtol=1e-14)
+    assert x.tolist() == [[1.0, -2.0], [3.0, 0.5]]
+
+
+# ---- the compared methods, likewise ----------------------------------------------------------------------------------
+
+W = {"a": np.array([[1.0, 2.0]]), "b": np.array(3.0)}
+START = {"a": np.array([[3.0, 1.0]]), "b": np.array(1.0)}  # apart by -2, 1, 2
+H = {"a": np.array([[1.0, -1.0]]), "b": np.array(5.0)}  # <H, W> = 14
+
+
+def plain(tree):
+    return {name: value.tolist() for name, value in tree.items()}
+
+
+def test_the_quadratic_terms_and_their_gradients_have_their_closed_forms():
+    assert oracle.total(W) == 6 and plain(oracle.combined(lambda a, b: 10 * a + b, W, START)) == {"a": [[13, 21]], "b": 31}
+    assert oracle.proximal_term(W, START, 0.5) == 0.25 * 9
+    assert plain(oracle.proximal_grad(W, START, 0.5)) == {"a": [[-1, 0.5]], "b": 1}
+    assert oracle.dynamic_term(W, START, H, 0.5) == 0.25 * 9 - 14
+    assert plain(oracle.dynamic_grad(W, START, H, 0.5)) == {"a": [[-2, 1.5]], "b": -4}
+
+
+def test_feddyns_sums_have_their_closed_forms():
+    assert plain(oracle.feddyn_client_memory([(W, START), (START, H)], 0.5)) == {"a": [[0, -1.5]], "b": 1}
+    rounds = [(W, START, 0.5), (H, W, 0.25)]  # moves 0.5 (W - START) and 0.25 (H - W) on top of H
+    assert plain(oracle.feddyn_server(rounds)) == {"a": [[0, -1.25]], "b": 6.5}
+
+
+def test_moons_term_and_gradient_have_their_closed_forms():
+    z, towards, away = [[2.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [0.0, 3.0]]
+    assert oracle.moon_of_one(z[0], towards[0], away[0], 0.5) == pytest.approx(math.log1p(math.exp(-2)), rel=1e-15)
+    assert oracle.moon_term(z, towards, away, 0.5) == pytest.approx((math.log1p(math.exp(-2)) + math.log(2)) / 2, rel=1e-15)
+    share = math.exp(-2) / (1 + math.exp(-2))  # P / (G + P), times d(cos to away)/dz = (0, 1/2), over T and B
+    np.testing.assert_allclose(oracle.moon_grad(z, towards, away, 0.5), [[0, share / 2 / 0.5 / 2], [0, 0]], rtol=1e-14)
+
+
+def test_fedprocs_loss_goes_from_contrast_to_cross_entropy_and_is_that_alone_for_an_unknown_class():
+    assert [oracle.fedproc_weight(number, 4) for number in (1, 2, 4)] == [0.75, 0.5, 0]
+    scores, z = [[0.0, math.log(3)], [math.log(3), 0.0]], [[2.0, 0.0], [0.0, 2.0]]
+    prototypes = {0: np.array([1.0, 0.0]), 3: np.array([0.0, 5.0])}  # class 1 is unknown
+    gpc = math.log(1 + math.exp(-2))  # cos 1 and 0 at tau = 0.5
+    want = (0.25 * gpc + 0.75 * math.log(4) + math.log(4)) / 2
+    assert oracle.fedproc_loss(scores, z, [0, 1], prototypes, 0.5, 0.25) == pytest.approx(want, rel=1e-15)
+    to_logits, to_z = oracle.fedproc_grad(scores, z, [0, 1], prototypes, 0.5, 0.25)
+    np.testing.assert_allclose(to_logits, [[0.75 * -0.75 / 2, 0.75 * 0.75 / 2], [0.75 / 2, -0.75 / 2]], rtol=1e-14)
+    share = math.exp(-2) / (1 + math.exp(-2))
+    np.testing.assert_allclose(to_z, [[0, 0.25 * share / (0.5 * 2 * 2)], [0, 0]], rtol=1e-14)
+    _, at_zero = oracle.fedproc_grad(scores[:1], [[0.0, 0.0]], [0], prototypes, 0.5, 0.25)
+    assert not at_zero.any()
+
+
+def test_the_server_optimisers_have_their_closed_forms():
+    start, deltas = {"a": np.array([1.0])}, [{"a": np.array([delta])} for delta in (2.0, 4.0)]
+    assert oracle.fedopt_server(start, deltas, 0.5, 0.25, "sgd")["a"][0] == 1 + 0.5 * 2 + 0.5 * (0.25 * 2 + 4)
+    m, v = (0.75 * 2, 0.75 * (0.25 * 2 + 4)), (0.99e-6 + 0.04, 0.99**2 * 1e-6 + 0.01 * (0.99 * 4 + 16))
+    want = 1 + sum(0.5 * a / (math.sqrt(b) + 1e-3) for a, b in zip(m, v))
+    assert oracle.fedopt_server(start, deltas, 0.5, 0.25, "adam")["a"][0] == pytest.approx(want, rel=1e-14)

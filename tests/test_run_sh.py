@@ -46,7 +46,7 @@ def door(tmp_path):
 def test_the_door_alone_lists_the_commands_and_installs_nothing(door, arguments):
     result = door(*arguments)
     assert result.returncode == 0 and not result.stderr
-    for command in ("digits", "office", "compare", "ablate", "report", "repeat", "test", "fetch"):
+    for command in ("digits", "office", "compare", "ablate", "report", "repeat", "bench", "test", "mutants", "fetch"):
         assert f"\n  {command} " in result.stdout
     assert not door.log() and not (door.root / ".venv").exists()
 
@@ -55,7 +55,7 @@ def test_an_unknown_command_is_named_in_one_line_and_nothing_is_installed(door):
     result = door("digit", "--seed", "1")
     assert result.returncode == 2 and not result.stdout
     assert result.stderr.count("\n") == 1 and "'digit'" in result.stderr
-    assert "digits, office, compare, ablate, report, repeat, test or fetch" in result.stderr
+    assert "digits, office, compare, ablate, report, repeat, bench, flower, test, mutants or fetch" in result.stderr
     assert not (door.root / ".venv").exists()
 
 
@@ -66,7 +66,7 @@ def test_flags_arrive_unchanged_and_the_callers_folder_stays(door, command):
 
 
 @pytest.mark.parametrize("command, asked", [("compare", "compare.py|compare"), ("ablate", "compare.py|ablate"),
-                                            ("repeat", "repeat.py"),
+                                            ("repeat", "repeat.py"), ("bench", "bench.py"), ("mutants", "mutants.py"),
                                             ("report", "page.py")])
 def test_comparisons_and_reports_are_handed_to_lab(door, command, asked):
     assert door(command, "digits", "--methods", "fedavg, fpl").returncode == 0
