@@ -1,6 +1,7 @@
 """FPL: clients of several domains train one network together, guided by prototypes that give each domain a voice.
 
-After Huang, Ye, Shi, Li, Du, "Rethinking Federated Learning with Domain Shift: A Prototype View", CVPR 2023. Read down.
+After Huang, Ye, Shi, Li, Du, "Rethinking Federated Learning with Domain Shift: A Prototype View", CVPR 2023. Read
+down; sections 2 and 5 to 8 are FPL, the others its equipment.
 
 Algorithm 1                                                                 here
     for each of E rounds:                                                   run
@@ -18,7 +19,7 @@ each client's mean of a class to the most similar other one, so that no cluster 
 holds the class: there are at most J = max(1, M // 2) clusters. Shapes stand in brackets: z [B,d].
 
 Where the paper's text and the released code part, there is a setting with both values. * is the default: the text's,
-but for the two with which the paper's Table 2 was made. --as takes one side of the first four.
+but for the two with which the paper's Table 2 was made. --as (lab/cli.py) takes one side of the first four.
                      the paper's text                                  the released code
     partition        * "first": one FINCH step, the finest (Eq. 4)     "last": FINCH's coarsest partition
     prototypes_from  * "final": of the trained model (Alg. 1)          "running": of features met in the last epoch
@@ -36,7 +37,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-# subtle: with AVX-512 oneDNN takes its reference convolution for this layout [B,c,h,w], 46 times slower (0.55 s against
+# With AVX-512 oneDNN takes its reference convolution for this layout [B,c,h,w], 46 times slower (0.55 s against
 # 0.012 s for 64 images, 16 channels, a 3x3 kernel; AMD EPYC, MindSpore 2.10.0). It reads the variable when it is
 # loaded, hence before the import. It means nothing on other devices.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
@@ -48,8 +49,8 @@ from mindspore import Tensor, ops
 
 from finch import finch
 
-# trap: else the calling thread spins while a kernel runs, and takes the core from it or from another process (a client's
-# turn at width 8 on one core: 2.4 s against 1.3 s). Same bits; another device computes beside the caller and needs it off.
+# Without this the calling thread spins while a kernel runs, and takes the core from it or from another process (a client's
+# turn at width 8 on one core: 2.4 s against 1.3 s). Same bits. On the CPU only: other devices compute beside the caller.
 if ms.get_context("device_target") == "CPU":
     ms.runtime.launch_blocking()
 # OMP_NUM_THREADS=1 lets several runs share the cores, each on one of its own
@@ -60,6 +61,9 @@ if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
 class InputError(Exception):
     """What the user gave cannot be used. One line: the value seen, the value wanted, the next step."""
 
+    def __init__(self, message):
+        super().__init__(" ".join(message.splitlines()))  # a value that it quotes may have several
+
 
 # ---------------------------------------------------------------- 1. settings
 
@@ -67,8 +71,8 @@ class Task(NamedTuple):
     """A set of domains with the same ten classes, and how it is shared out among clients."""
     clients: dict    # domain -> clients
     fraction: float  # of a domain's training images, for each client
-    published: dict  # domain -> size that the fraction is of, so that a subset gives clients of the same size;
-    #                  empty: the size at hand
+    published: dict  # domain -> size of the published training set; the fraction is of that, even if a subset is at hand;
+    #                  empty: of what is at hand
     swaps: bool      # whether a client without an image of some class is given one; see `one_of_each_class`
 
 
@@ -79,9 +83,9 @@ TASKS = {
 }
 
 
-def setting(default, address, **rule):
+def setting(default, help_text, **rule):
     """A Config field; rule: choices=, low= (at least), above= (more than), high= (at most)."""
-    return dataclasses.field(default=default, metadata={"help": address, **rule})
+    return dataclasses.field(default=default, metadata={"help": help_text, **rule})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +198,7 @@ class ClientUpdate(NamedTuple):
 def one_of_each_class(mine, rest, labels):
     """Swap images between mine and rest, both shuffled indices, so that mine has each class of which rest has an image.
 
-    The client's most frequent class gives way. The released code does the same for Office, but from the images of all
+    The client's most frequent class gives up an image. The released code does the same for Office, but from the images of all
     clients, so that two may hold the same one.
     """
     mine, rest = mine.copy(), rest.copy()
@@ -290,7 +294,8 @@ def network_input(images):
 
 # ---------------------------------------------------------------- 4. model: ResNet-10
 
-STAGES = (("stage1", 1, 1, 1), ("stage2", 1, 2, 2), ("stage3", 2, 4, 2), ("stage4", 4, 8, 2))  # name, in, out, stride
+# name, channels in and out as multiples of the width, stride
+STAGES = (("stage1", 1, 1, 1), ("stage2", 1, 2, 2), ("stage3", 2, 4, 2), ("stage4", 4, 8, 2))
 
 
 def parameter_shapes(width):
@@ -299,18 +304,19 @@ def parameter_shapes(width):
         return {name + ".conv": (c_out, c_in, size, size), name + ".bn.weight": (c_out,), name + ".bn.bias": (c_out,)}
 
     shapes = layer("stem", width, 3, 3)
-    for stage, c_in, c_out, stride in STAGES:
-        shapes |= layer(stage + ".a", c_out * width, c_in * width, 3)
-        shapes |= layer(stage + ".b", c_out * width, c_out * width, 3)
+    for stage, times_in, times_out, stride in STAGES:
+        c_in, c_out = times_in * width, times_out * width
+        shapes |= layer(stage + ".a", c_out, c_in, 3)
+        shapes |= layer(stage + ".b", c_out, c_out, 3)
         if stride != 1:
-            shapes |= layer(stage + ".shortcut", c_out * width, c_in * width, 1)
+            shapes |= layer(stage + ".shortcut", c_out, c_in, 1)
     return shapes | {"linear.weight": (NUM_CLASSES, 8 * width), "linear.bias": (NUM_CLASSES,)}
 
 
 PARAMS = tuple(parameter_shapes(1))
 STATS = tuple(name.removesuffix("weight") + kind for name in PARAMS if name.endswith(".bn.weight")
               for kind in ("mean", "variance"))  # in the order in which `network` meets them
-BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # PyTorch's defaults, in its meaning: a tenth of the batch's statistics goes in
+BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # PyTorch's defaults, in its meaning: running = 0.9 * running + 0.1 * batch
 bn_train = ops.operations.BatchNorm(is_training=True, epsilon=BN_EPS)
 bn_eval = ops.operations.BatchNorm(is_training=False, epsilon=BN_EPS)
 
@@ -355,15 +361,17 @@ def network(p, s, x, training):
     return ops.matmul(z, p["linear.weight"].T) + p["linear.bias"], z, seen
 
 
-PREDICT_BATCH = 128
+PREDICT_BATCH = 128  # images at a time: more take memory, not less time
 
 
+# trap: what a compiled function (ms.jit) may be given, here and in `step_on`. Tuples of tensors, not dictionaries, for which
+# it would call back into Python. Each tuple within ms.mutable, and each number as a tensor: else their values are compiled in,
+# and other values compile anew (8 s). Plain Python values only where they choose code. enable_dynamic leaves B open: one
+# compile serves batches of all sizes, with the same bits.
+@ms.enable_dynamic(x=Tensor(shape=[None, 3, 32, 32], dtype=ms.float32))
 @ms.jit
 def predict_batch(params, stats, x):
-    """Tuples in PARAMS' and STATS' order, x [B,3,32,32] -> logits [B,K], z [B,d].
-
-    Not dictionaries: as arguments of a compiled function MindSpore would call back into Python for them.
-    """
+    """Tuples in PARAMS' and STATS' order, x [B,3,32,32] -> logits [B,K], z [B,d]."""
     p = {name: value for name, value in zip(PARAMS, params)}
     s = {name: value for name, value in zip(STATS, stats)}
     logits, z, _ = network(p, s, x, False)
@@ -372,16 +380,12 @@ def predict_batch(params, stats, x):
 
 def predict(params, stats, images):
     """The network in evaluation mode. images [n,32,32,3] uint8 -> logits [n,K], z [n,d], numpy float32."""
-    # mutable: without it the numbers in a tuple are compiled in, and each new network compiles again
     flat_params, flat_stats = ms.mutable(flat(params, PARAMS)), ms.mutable(flat(stats, STATS))
     logits, z = [], []
     for start in range(0, len(images), PREDICT_BATCH):
-        chunk = images[start:start + PREDICT_BATCH]
-        # filled up to one shape, so that it compiles once; in evaluation mode images do not see each other
-        filled = np.pad(chunk, ((0, PREDICT_BATCH - len(chunk)), (0, 0), (0, 0), (0, 0)))
-        outputs = predict_batch(flat_params, flat_stats, network_input(filled))
-        logits.append(outputs[0].asnumpy()[:len(chunk)])
-        z.append(outputs[1].asnumpy()[:len(chunk)])
+        outputs = predict_batch(flat_params, flat_stats, network_input(images[start:start + PREDICT_BATCH]))
+        logits.append(outputs[0].asnumpy())
+        z.append(outputs[1].asnumpy())
     return np.concatenate(logits), np.concatenate(z)
 
 
@@ -402,16 +406,16 @@ def class_prototypes(z, labels, num_classes):
 def cluster_prototypes(class_means, counts, partition):
     """Cluster the clients' means of each class with FINCH and average each cluster (Eq. 4-5).
 
-    Clients of one domain have means that point the same way, so a cluster is roughly a domain; each has one prototype,
-    whether many clients stand behind it or two. class_means [M,K,d], counts [M,K]; a count of 0 means the client does
-    not hold the class; partition "first" (finest) | "last" (coarsest).
+    Clients of one domain have means that tend to point the same way, so a cluster tends to hold one domain, which may have
+    several clusters. Each counts once, however many clients stand behind it. class_means [M,K,d], counts [M,K]; a count of
+    0 means the client does not hold the class; partition "first" (finest) | "last" (coarsest).
     Returns clusters [K,J,d] float32 and mask [K,J], J = max(1, M // 2), filled from slot 0 on, the rest zero and False.
     """
     class_means, counts = np.asarray(class_means), np.asarray(counts)
-    clients, classes, d = class_means.shape
-    clusters = np.zeros((classes, max(1, clients // 2), d), np.float32)
+    num_clients, num_classes, d = class_means.shape
+    clusters = np.zeros((num_classes, max(1, num_clients // 2), d), np.float32)
     mask = np.zeros(clusters.shape[:2], bool)
-    for k in range(classes):
+    for k in range(num_classes):
         means = class_means[counts[:, k] > 0, k].astype(np.float64)
         if len(means):
             partitions = finch(means)  # by cosine, finest first: arrays [n] of cluster numbers; one row is one cluster
@@ -422,7 +426,7 @@ def cluster_prototypes(class_means, counts, partition):
 
 
 def unbiased_prototypes(clusters, mask):
-    """The plain mean of a class's cluster prototypes, so that no domain dominates (Eq. 6).
+    """The plain mean of a class's cluster prototypes (Eq. 6): a domain of many clients weighs less than in a mean over clients.
 
     clusters [K,J,d], mask [K,J] -> unbiased [K,d] float32, zero where a class has none.
     """
@@ -433,9 +437,9 @@ def unbiased_prototypes(clusters, mask):
 
 # ---------------------------------------------------------------- 6. losses
 
-# subtle: the next two functions compute in float64, forwards and backwards. MindSpore's float32 log rounds differently in the
+# trap: the next two functions compute in float64, forwards and backwards. MindSpore's float32 log rounds differently in the
 # vectorised part of a tensor and in its remainder, and MindSpore cuts tensors up as its clock says is fastest. So the last
-# bit of a loss, and of the weights, would change from run to run (seen at B = 13). No other operator of a step does that.
+# bit of a loss, and of the weights, would change from run to run (seen at B = 13; of no other operator of a step).
 
 def cross_entropy(logits, labels):
     """-log softmax(logits) at the label. logits [B,K], labels [B] -> [B]."""
@@ -450,14 +454,14 @@ def logsumexp(x):
 def unit(x):
     """x scaled to length 1 along its last axis; a zero row stays zero and has gradient zero, not NaN."""
     square = (x * x).sum(-1, keepdims=True)
-    there = square > 0
-    return ops.where(there, x / ops.sqrt(ops.where(there, square, 1.0)), 0.0)
+    nonzero = square > 0
+    return ops.where(nonzero, x / ops.sqrt(ops.where(nonzero, square, 1.0)), 0.0)
 
 
 def softplus(x):
     """log(1 + e^x), accurate in relative terms where it is tiny: a sample near its prototype costs far less than 1e-7.
 
-    MindSpore's softplus and log1p return 0 below x = -17. where, not abs: at x = 0 the gradient is 0.5, and abs' is 0.
+    MindSpore's softplus and log1p return 0 below x = -17. where, not abs: at x = 0 the gradient is 0.5; with abs it would be 0.
     """
     small = ops.exp(ops.where(x > 0, -x, x))
     return ops.where(x > 0, x, 0.0) + 2 * ops.atanh(small / (2 + small))  # 2 atanh(y / (2 + y)) = log(1 + y)
@@ -467,22 +471,23 @@ def cpcl_loss(z, labels, clusters, mask, tau):
     """Cluster prototypes contrastive loss (Eq. 8-9): pull z to its class's cluster prototypes, away from all others.
 
     z [B,d], labels [B], clusters [K,J,d], mask [K,J] bool, tau > 0 -> scalar.
-    With P = sum of e^(cos/tau) over the own class's cluster prototypes and N the same over the others', a sample costs
-    -log(P / (P + N)) = log(1 + N / P). All positives stand inside one log: it is enough that z is near one of them, the
-    one of its domain, and no domain is dragged onto another. A sample whose class has no prototype costs 0 and counts
-    in the mean. Example: z = (1,0), own (1,0) and (0,1), other (-1,0), tau = 1: ln(1 + e^-1 / (e + 1)) = 0.0943.
+    With P = sum of e^(cos/tau) over the own class's cluster prototypes and N the same sum over all other classes', a sample
+    costs -log(P / (P + N)) = log(1 + N / P), computed as softplus(log N - log P). All positives stand inside one log: it is
+    enough that z is near one of them, the one of its domain, and no domain is dragged onto another. A sample whose class
+    has no prototype costs 0 and counts in the mean.
+    Example: z = (1,0), own (1,0) and (0,1), other (-1,0), tau = 1: ln(1 + e^-1 / (e + 1)) = 0.0943.
     """
     classes, slots, d = clusters.shape
-    there = mask.reshape(1, classes * slots)
-    clusters = ops.where(mask.expand_dims(-1), clusters, 0.0)  # padding may hold anything, even NaN
+    filled = mask.reshape(1, classes * slots)
+    clusters = ops.where(mask.expand_dims(-1), clusters, 0.0)  # another caller's padding may hold anything, even NaN
     similarity = ops.matmul(unit(z), unit(clusters).reshape(classes * slots, d).T) / tau  # Eq. 7
     own = labels.expand_dims(1) == ops.arange(classes * slots).expand_dims(0) // slots
-    nothing = -1e30  # not -inf, whose differences are NaN
+    positive, negative = own & filled, ~own & filled
+    hidden = -1e30  # not -inf, whose differences are NaN
     # logsumexp shifts the exponents by their largest: the released code does not, and overflows below tau = 0.0113
-    log_p = logsumexp(ops.where(own & there, similarity, nothing))
-    log_n = logsumexp(ops.where(~own & there, similarity, nothing))
-    known = (own & there).any(1)
-    return ops.where(known, softplus(log_n - log_p), 0.0).mean()
+    log_p = logsumexp(ops.where(positive, similarity, hidden))
+    log_n = logsumexp(ops.where(negative, similarity, hidden))
+    return ops.where(positive.any(1), softplus(log_n - log_p), 0.0).mean()
 
 
 def upcr_loss(z, labels, unbiased, known, reduce):
@@ -500,7 +505,7 @@ def upcr_loss(z, labels, unbiased, known, reduce):
 # ---------------------------------------------------------------- 7. client
 
 def local_loss(params, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_reduce):
-    """Eq. 12: CE + cpcl * CPCL + upcr * UPCR. In round 1 the mask is all False: both terms are exactly 0.
+    """Eq. 12: CE + cpcl * CPCL + upcr * UPCR; CE alone in round 1, whose mask is all False.
 
     Also returns z [B,d] and the batch norm statistics that were met.
     """
@@ -518,30 +523,31 @@ def step_on(loss, *constants):
 
     loss(params, x, labels, *received, *constants) -> (scalar, z [B,d], batch norm statistics). It is a function of a
     module, like local_loss: one made anew for each call would be compiled anew. received: tensors or tuples of them,
-    at least one (MindSpore takes no empty tuple); constants: Python values that choose code,
-    such as upcr_reduce.
+    at least one (MindSpore takes no empty tuple); constants: Python values that choose code, such as upcr_reduce.
     """
     loss_and_gradient = ms.value_and_grad(loss, 0, has_aux=True)
 
     # jit is required, not only a speed-up: outside of it MindSpore returns an empty gradient for a tuple of tensors
-    # B is left open: one compile (8 s) serves batches of every size, with the same bits as a compile for each size
     @ms.enable_dynamic(x=Tensor(shape=[None, 3, 32, 32], dtype=ms.float32), labels=Tensor(shape=[None], dtype=ms.int32))
     @ms.jit
     def train_step(params, velocity, stats, x, labels, received, sgd):
-        """Tuples of tensors in PARAMS' and STATS' order, x [B,3,32,32], labels [B].
-
-        sgd [3]: a tensor, as all numbers in received, because a Python number would be compiled in for good.
+        """Tuples of tensors in PARAMS' and STATS' order, x [B,3,32,32], labels [B] -> the three tuples after the step, the
+        loss before it (NaN if that, or a weight or a statistic after it, is not finite), z [B,d]. sgd [3].
         """
         lr, momentum, weight_decay = ops.unstack(sgd)
-        (value, z, seen), gradient = loss_and_gradient(params, x, labels, *received, *constants)
+        (value, z, batch_stats), gradient = loss_and_gradient(params, x, labels, *received, *constants)
         new_params, new_velocity, new_stats = (), (), ()
         for param, v, g in zip(params, velocity, gradient):
             v = momentum * v + (g + weight_decay * param)
             new_velocity = new_velocity + (v,)
             new_params = new_params + (param - lr * v,)
-        for old, met in zip(stats, seen):
-            new_stats = new_stats + ((1 - BN_MOMENTUM) * old + BN_MOMENTUM * met,)
-        return new_params, new_velocity, new_stats, value, z
+        for old, batch in zip(stats, batch_stats):
+            new_stats = new_stats + ((1 - BN_MOMENTUM) * old + BN_MOMENTUM * batch,)
+        finite = ops.isfinite(value)
+        for new in new_params + new_stats:
+            finite = ops.logical_and(finite, ops.isfinite(new).all())
+        # a bad weight is told here, since later losses may look good: MindSpore's ReLU turns NaN into 0
+        return new_params, new_velocity, new_stats, ops.where(finite, value, math.nan), z
 
     return train_step
 
@@ -549,43 +555,43 @@ def step_on(loss, *constants):
 def local_training(step, received, params, stats, client, rng, cfg):
     """T epochs of SGD from the server's network, then the class means. step: from step_on. -> ClientUpdate."""
     labels = client.labels.astype(np.int32)  # MindSpore's cross-entropy takes no smaller type, a larger one compiles anew
-    weights, running = flat(params, PARAMS), flat(stats, STATS)
+    weights, bn_stats = flat(params, PARAMS), flat(stats, STATS)
     velocity = tuple(ops.zeros_like(weight) for weight in weights)
     sgd = Tensor([cfg.lr, cfg.momentum, cfg.weight_decay], ms.float32)
-    losses = []
+    losses = []  # tensors until the end: to look at one is to wait for its step, which makes a step take twice as long
     for _ in range(cfg.local_epochs):
-        features, order = [], []  # started anew each epoch: "running" prototypes use the last one's
+        epoch_z, order = [], []  # started anew each epoch: only the last one's are used, for prototypes_from = "running"
         for batch in batches(len(labels), cfg.batch_size, rng):
             images = client.images[batch] if cfg.augment == "none" else crop_flip(client.images[batch], rng)
-            weights, velocity, running, loss, z = step(
-                ms.mutable(weights), ms.mutable(velocity), ms.mutable(running), network_input(images),
+            weights, velocity, bn_stats, loss, z = step(
+                ms.mutable(weights), ms.mutable(velocity), ms.mutable(bn_stats), network_input(images),
                 Tensor(labels[batch]), ms.mutable(received), sgd)
             losses.append(loss)
-            features.append(z)
+            epoch_z.append(z)
             order.append(batch)
-    params, stats = dict(zip(PARAMS, weights)), dict(zip(STATS, running))
+    params, stats = dict(zip(PARAMS, weights)), dict(zip(STATS, bn_stats))
     if cfg.prototypes_from == "final":
         features = predict(params, stats, client.images)[1]
     else:
-        features = np.concatenate([z.asnumpy() for z in features])
+        features = np.concatenate([z.asnumpy() for z in epoch_z])
         labels = labels[np.concatenate(order)]
     class_means, counts = class_prototypes(features, labels, NUM_CLASSES)
     return ClientUpdate(params, stats, class_means, counts, mean_loss([float(loss) for loss in losses], cfg.local_epochs))
 
 
 def mean_loss(losses, epochs):
-    """losses: of each step. Raises FloatingPointError that names the first step whose loss is not finite."""
+    """losses: of each step, all epochs in order. Raises FloatingPointError that names the first that is not finite."""
     wrong = np.flatnonzero(~np.isfinite(losses))
     if len(wrong):
         epoch, batch = divmod(int(wrong[0]), len(losses) // epochs)
-        raise FloatingPointError(f"local epoch {epoch + 1}, batch {batch + 1}: the loss is {losses[wrong[0]]}")
+        raise FloatingPointError(f"local epoch {epoch + 1}, batch {batch + 1}: the loss or a weight is not finite")
     return float(np.mean(losses))
 
 
 def client_update(params, stats, prototypes, client, rng, cfg):
     """LocalUpdating of Algorithm 1 with the three terms of Eq. 12. -> ClientUpdate."""
-    numbers = tuple(Tensor(number, ms.float32) for number in (cfg.tau, cfg.cpcl, cfg.upcr))
-    received = tuple(Tensor(array) for array in prototypes) + numbers  # the order of local_loss's arguments
+    scalars = tuple(Tensor(number, ms.float32) for number in (cfg.tau, cfg.cpcl, cfg.upcr))
+    received = tuple(Tensor(array) for array in prototypes) + scalars  # the order of local_loss's arguments
     return local_training(step_on(local_loss, cfg.upcr_reduce), received, params, stats, client, rng, cfg)
 
 
@@ -603,10 +609,10 @@ def weighted_mean(trees, weights):
     return {name: Tensor(np.asarray(value, np.float32)) for name, value in mean.items()}
 
 
-def participants(cfg, clients, number):
+def participants(cfg, num_clients, round_number):
     """The clients that train in this round, in ascending order: a share drawn by seed, at least one."""
-    how_many = max(1, round(cfg.participation * clients))
-    return sorted(stream(cfg, "participants", number).permutation(clients)[:how_many].tolist())
+    how_many = max(1, round(cfg.participation * num_clients))
+    return sorted(stream(cfg, "participants", round_number).permutation(num_clients)[:how_many].tolist())
 
 
 class Method(NamedTuple):
@@ -614,8 +620,8 @@ class Method(NamedTuple):
 
     client_update(state, memory, client, rng, cfg) -> ClientUpdate; state is the server's, memory the client's own.
     server_update(state, averaged, share, class_means, counts, cfg) -> ServerState; averaged is the state after FedAvg,
-    still with the prototypes before; share: of all images, those behind the average; class_means [M,K,d] and counts
-    [M,K] are zero for clients that did not take part.
+    still with the prototypes before; share: of all clients' images, those of the clients that took part (FPL does not need
+    it); class_means [M,K,d] and counts [M,K] are zero for clients that did not take part.
     """
     name: str
     client_update: Callable
@@ -637,7 +643,7 @@ DIVERGED = "the training diverges: try a smaller --lr or a larger --tau"
 
 
 def checked(update):
-    """A client's update, whose weights, statistics and class means must be finite, or it would spoil the mean of all."""
+    """A client's update, if all that it sends is finite: train_step has looked at each step's weights, not at class means."""
     values = [value.asnumpy() for value in (update.params | update.stats).values()]
     if not all(np.isfinite(value).all() for value in (*values, update.class_means)):
         raise FloatingPointError("after its last batch: not every number that it sends is finite")
@@ -645,12 +651,12 @@ def checked(update):
 
 
 def train_client(state, clients, method, cfg, m):
-    """Client m's turn in round state.round + 1; state is the server's. -> ClientUpdate."""
-    number = state.round + 1
+    """Client m's turn in the round after state, the server's. -> ClientUpdate."""
+    round_number = state.round + 1
     try:
-        return checked(method.client_update(state, state.memory.get(m, {}), clients[m], stream(cfg, "client", number, m), cfg))
+        return checked(method.client_update(state, state.memory.get(m, {}), clients[m], stream(cfg, "client", round_number, m), cfg))
     except FloatingPointError as error:
-        raise FloatingPointError(f"round {number}, client {m}, {error}; {DIVERGED}") from error
+        raise FloatingPointError(f"round {round_number}, client {m}, {error}; {DIVERGED}") from error
 
 
 def aggregate(state, chosen, updates, sizes, cfg, method=FPL):
@@ -658,6 +664,7 @@ def aggregate(state, chosen, updates, sizes, cfg, method=FPL):
 
     chosen: client numbers, ascending; updates: an iterable of their ClientUpdates in that order, taken one at a time;
     sizes: images of each of the M clients. Returns the next ServerState and {losses, class_means, counts} of the round.
+    Raises FloatingPointError where the new network is not finite.
     Prototypes come from the clients of this round alone; a class that none of them holds has none in the next round, for
     an older one would be a feature of another network.
     """
@@ -685,10 +692,10 @@ def aggregate(state, chosen, updates, sizes, cfg, method=FPL):
 
 
 def server_round(state, clients, cfg, engine=map, method=FPL):
-    """One round of Algorithm 1. Returns what aggregate does.
+    """One round of Algorithm 1 -> (the next state, diagnostics), see aggregate.
 
     engine(function, items) applies the function to each item and yields the results in the items' order, as map does.
-    Raises FloatingPointError where a loss or a weight is not finite.
+    Raises FloatingPointError where a loss, or anything that travels, is not finite.
     """
     chosen = participants(cfg, len(clients), state.round + 1)
     train = functools.partial(train_client, state, clients, method, cfg)  # not a closure: an engine may send its parts apart
@@ -708,6 +715,15 @@ def evaluate(state, tests):
             raise FloatingPointError(f"round {state.round}, test set of {domain}: the network's output is not finite; {DIVERGED}")
         return 100 * float(np.mean(logits.argmax(axis=1) == labels))
     return {domain: accuracy(domain, *test) for domain, test in tests.items()}
+
+
+def round_log(state, diagnostics, tests, start):
+    """What `run` yields beside the state: aggregate's diagnostics, their mean loss, accuracies, clusters, seconds since start."""
+    accuracy = evaluate(state, tests)
+    return {"round": state.round, "loss": float(np.mean(list(diagnostics["losses"].values()))),
+            "accuracy": accuracy, "avg": float(np.mean(list(accuracy.values()))),
+            "clusters_per_class": state.prototypes.mask.sum(axis=1).tolist(),
+            "seconds": time.perf_counter() - start, **diagnostics}
 
 
 # ---------------------------------------------------------------- 10. run
@@ -734,7 +750,8 @@ def init_state(cfg):
 def run(clients, tests, cfg, state=None, engine=map, method=FPL):
     """Train from state (default: init_state) to round cfg.rounds; yields (state, log) after each round, prints nothing.
 
-    clients: M Clients, tests: domain -> (images, labels); bad input is refused when the first round is asked for.
+    clients: M Clients, tests: domain -> (images, labels); log: see round_log. Bad input is
+    refused when the first round is asked for.
     """
     cfg = complete(cfg)
     check_clients(clients, cfg)
@@ -743,11 +760,7 @@ def run(clients, tests, cfg, state=None, engine=map, method=FPL):
     while state.round < cfg.rounds:
         start = time.perf_counter()
         state, diagnostics = server_round(state, clients, cfg, engine, method)
-        accuracy = evaluate(state, tests)
-        yield state, {"round": state.round, "loss": float(np.mean(list(diagnostics["losses"].values()))),
-                      "accuracy": accuracy, "avg": float(np.mean(list(accuracy.values()))),
-                      "clusters_per_class": state.prototypes.mask.sum(axis=1).tolist(),
-                      "seconds": time.perf_counter() - start, **diagnostics}
+        yield state, round_log(state, diagnostics, tests, start)
 
 
 def main(argv=None):

@@ -562,13 +562,12 @@ def read(argv):
     """The command line -> ([Row], path of the CSV file). Raises InputError."""
     parser = argparse.ArgumentParser(prog="./run.sh bench", allow_abbrev=False, description=(
         "Measure what training costs, in ratios of two things in turn. Needs a machine that does nothing else."))
-    parser.error = cli.refuser(parser)
     parser.add_argument("--rows", metavar="A,B", help=f"only these: {', '.join(name for name in ROWS if not ROWS[name].flag)}")
     parser.add_argument("--repeat", type=int, metavar="N", help="pairs for each row, at least 2; default: each row's own")
     parser.add_argument("--csv", metavar="FILE", default="runs/bench.csv", help="where the figures go (runs/bench.csv)")
     parser.add_argument("--large", action="store_true", help="also FINCH of 30,000 and 100,000 rows")
     parser.add_argument("--torch", action="store_true", help="also against PyTorch, which must be installed beside this")
-    given = parser.parse_args(argv)
+    given = cli.read_options(parser, argv)
     there = {name: row for name, row in ROWS.items() if not row.flag or getattr(given, row.flag)}
     wanted = [word.strip() for word in given.rows.split(",")] if given.rows is not None else list(there)
     for word in wanted:

@@ -29,16 +29,11 @@ def one_line(error):
     return text if len(text) <= 2000 else f"{text[:1900]} ... {text[-90:]}"
 
 
-def refuser(parser):
-    """In place of argparse's own error, which prints several lines."""
+def read_options(parser, argv):
+    """parser.parse_args(argv); what is wrong raises InputError, where argparse itself would print several lines and exit."""
     def refuse(message):
         raise InputError(one_line(f"{message}; {parser.prog} --help lists what there is"))
-    return refuse
-
-
-def read_options(parser, argv):
-    """parser.parse_args(argv); what is wrong raises InputError."""
-    parser.error = refuser(parser)
+    parser.error = refuse
     for word in argv:
         if word.startswith("-") and word.endswith("=--"):  # trap: argparse makes an empty list of it
             parser.error(f"{word[:-3]} has no value")

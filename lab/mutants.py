@@ -381,13 +381,12 @@ def mutants(argv):
     plan = read_plan()
     modules = list(dict.fromkeys(group["module"] for group in plan["group"]))
     parser = argparse.ArgumentParser(prog="./run.sh mutants", allow_abbrev=False, description=__doc__.splitlines()[0])
-    parser.error = cli.refuser(parser)
     parser.add_argument("--module", choices=modules, help="this one alone")
     parser.add_argument("--function", help="the mutants of this function alone")
     parser.add_argument("--sample", type=int, metavar="N", help="only N mutants of each module, drawn by seed")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
-    options = parser.parse_args(argv)
+    options = cli.read_options(parser, argv)
     if (options.sample is not None and options.sample < 1) or options.seed < 0:
         raise InputError(f"--sample is {options.sample}, --seed {options.seed}; they must be at least 1 and 0")
     sessions = ROOT / "runs" / "mutants"

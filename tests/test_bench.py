@@ -251,6 +251,7 @@ BAD = [  # arguments -> a part of the one line that must come
     (["--repeat", "1"], "--repeat is 1; it must be at least 2"),
     (["--repeat", "many"], "invalid int value: 'many'"),
     (["--row", "loop"], "unrecognized arguments: --row loop"),
+    (["--csv=--"], "--csv has no value"),
     (["--csv", "folder"], "--csv is folder, a folder"),
     (["--csv", "file/below.csv"], "file"),
 ]

@@ -5,6 +5,8 @@ import struct
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
@@ -138,12 +140,21 @@ def test_office_is_split_eight_to_two_without_overlap(tmp_path, layout, place):
 
 # -- the stand-in ----------------------------------------------------------------------------------------------------------
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 3, 257]), st.integers(16, 32), st.integers(16, 32))
+def test_many_grey_images_become_the_squares_that_each_becomes_alone(seed, n, h, w):
+    images = np.random.default_rng(seed).integers(0, 256, (n, h, w), np.uint8)
+    squares = data.to_squares(images)
+    assert squares.shape == (n, 32, 32, 3) and squares.dtype == np.uint8
+    for square, image in zip(squares, images):
+        np.testing.assert_array_equal(square, data.to_square(Image.fromarray(image)))
+
+
 def test_the_stand_in_is_the_same_each_time_and_says_what_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = data.load("digits"), data.load("digits")
     assert first[2] == second[2]
     sizes = {domain: (source["train"], source["test"]) for domain, source in first[2].items()}
-    assert sizes == {"mnist": (4000, 1000), "usps": (1400, 397), "svhn": (4400, 1000), "syn": (2000, 1000)}
+    assert sizes == {"mnist": (4000, 1000), "usps": (1400, 397), "svhn": (4400, 1000), "syn": (1400, 1000)}
     assert all(source["kind"] == "stand-in" and "stand-in" in source["what"] for source in first[2].values())
     for domain in ("svhn", "syn"):
         for part in first[:2]:

@@ -334,6 +334,13 @@ def show(folder):
     return page.page_html("", parts), page.page_csv(parts), page.page_markdown("", parts), page.page_text(parts)
 
 
+def test_a_refusal_is_one_line_though_what_it_quotes_has_several(left):
+    config = json.loads(left[1]["config.json"]) | {"variant": "a\r\nb\u2028c"}
+    folder = restored(left, "config.json", json.dumps(config).encode())
+    with pytest.raises(fpl.InputError, match="was made with variant a b c, this call has None"):
+        checkpoint.check_same(folder, RECORD, "")
+
+
 @given(drawn=st.data())
 @example(drawn=DEEP)
 def test_a_spoiled_config_is_read_or_refused_in_one_line(left, drawn):

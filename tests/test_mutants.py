@@ -91,7 +91,7 @@ def test_a_change_over_several_lines_is_read_as_one():
     assert mutants.is_python("f(*rows)") and not mutants.is_python("f(/rows)")
 
 
-@pytest.mark.parametrize("arguments", [["--sample", "0"], ["--sample", "x"], ["--module", "other.py"], ["--seed", "-1"]])
+@pytest.mark.parametrize("arguments", [["--sample", "0"], ["--sample", "x"], ["--module", "other.py"], ["--seed", "-1"], ["--module=--"]])
 def test_bad_options_are_one_line_and_status_two(arguments, capsys):
     assert mutants.main(arguments) == 2
     said = capsys.readouterr().err

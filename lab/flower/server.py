@@ -150,15 +150,13 @@ def test_data(run_config, cfg):
 
 def finish_round(folder, state, diagnostics, tests, domains, cfg, start):
     """Measure, write and show what a round gave: without test images the network, the prototypes and the loss alone."""
-    log = {"round": state.round, "loss": float(np.mean(list(diagnostics["losses"].values()))), **diagnostics}
     if not tests:
-        arrays = {**state.prototypes._asdict(), "class_means": log["class_means"], "counts": log["counts"]}
+        arrays = {**state.prototypes._asdict(), "class_means": diagnostics["class_means"], "counts": diagnostics["counts"]}
         report.save_arrays(folder, exchange.network(state.params | state.stats), arrays)
-        say(f"round {log['round']:3d}  loss {log['loss']:7.4f}  {time.perf_counter() - start:.1f} s")
+        loss = np.mean(list(diagnostics["losses"].values()))
+        say(f"round {state.round:3d}  loss {loss:7.4f}  {time.perf_counter() - start:.1f} s")
         return
-    accuracy = fpl.evaluate(state, tests)
-    log |= {"accuracy": accuracy, "avg": float(np.mean(list(accuracy.values()))), "seconds": time.perf_counter() - start,
-            "clusters_per_class": state.prototypes.mask.sum(axis=1).tolist()}
+    log = fpl.round_log(state, diagnostics, tests, start)
     report.write_round(folder, state, log, domains, cfg.partition)
     say(report.round_line(log))
 
