@@ -180,6 +180,20 @@ def test_a_step_on_a_quadratic_bowl_is_the_oracles_sgd(lr, momentum, decay):
     np.testing.assert_array_equal(z.asnumpy(), 2 * x)
 
 
+@pytest.mark.parametrize("where", ["first weight", "last weight", "velocity", "first statistic", "last statistic", "target", None])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_step_gives_no_loss_where_what_it_leaves_is_not_finite(where, bad):
+    a, b, v, w, first, last, target = (np.ones(3, np.float32) for _ in range(7))
+    spoilt = {"first weight": a, "last weight": b, "velocity": w, "first statistic": first, "last statistic": last, "target": target}
+    if where:
+        spoilt[where][1] = bad
+    outputs = fpl.step_on(bowl, 3)(
+        ms.mutable((Tensor(a), Tensor(b))), ms.mutable((Tensor(v), Tensor(w))), ms.mutable((Tensor(first), Tensor(last))),
+        Tensor(np.zeros((2, 3, 32, 32), np.float32)), Tensor([1, 2], ms.int32), ms.mutable((Tensor(target),)),
+        Tensor([0.5, 0.5, 0.5], ms.float32))
+    assert np.isfinite(float(outputs[3])) == (where is None)
+
+
 def test_a_step_is_made_once_for_a_loss_and_its_constants():
     assert fpl.step_on(bowl, 3) is fpl.step_on(bowl, 3) is not fpl.step_on(bowl, 4)
 
