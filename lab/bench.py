@@ -149,9 +149,14 @@ def cross_entropy_step(batch):
     return compiled_step(batch, fpl.step_on(baselines.fedavg_loss), (baselines.number(0.0),))
 
 
-def both_losses_over_none(repeat, width):
-    batch = batch_of(width)
-    return in_turn(steps(fpl_step(batch)), steps(cross_entropy_step(batch)), repeat)
+def both_losses_over_none(repeat, width, compiles):
+    """The pairs come from several compiles of the two: MindSpore cuts tensors up as its clock says is fastest in a graph's first
+    runs, and lives with what it found, so that a single compile may favour either side by a tenth."""
+    batch, pairs = batch_of(width), []
+    for share in np.bincount(np.arange(repeat) % compiles):
+        fpl.step_on.cache_clear()
+        pairs += in_turn(steps(fpl_step(batch)), steps(cross_entropy_step(batch)), share)
+    return pairs
 
 
 # ---------------------------------------------------------------- the two losses alone
@@ -439,8 +444,10 @@ def rows(*table):
 STEP, FINCH = "local step, width {}", "finch of {:,} x 64, a pair of rows"
 DIGITS = (640,) * 6 + (64,) * 4 + (704,) * 3 + (128,) * 7  # Sec. 4.1's 600, 72, 732, 100 in whole batches: one to compile
 ROWS = rows(
-    ("losses-64", f"10 x {STEP.format(64)}: CE + CPCL + UPCR", "CE", "at most", 1.03, 6, both_losses_over_none, {"width": 64}),
-    ("losses-16", f"10 x {STEP.format(16)}: CE + CPCL + UPCR", "CE", "at most", 1.08, 15, both_losses_over_none, {"width": 16}),
+    ("losses-64", f"10 x {STEP.format(64)}: CE + CPCL + UPCR", "CE", "at most", 1.03, 6, both_losses_over_none,
+     {"width": 64, "compiles": 3}),
+    ("losses-16", f"10 x {STEP.format(16)}: CE + CPCL + UPCR", "CE", "at most", 1.08, 25, both_losses_over_none,
+     {"width": 16, "compiles": 5}),
     ("loop", "CPCL + UPCR and gradient, image by image", "vectorised", "at least", 50, 10, loop_over_vectorised, {"d": 512}),
     ("eager-64", f"10 x {STEP.format(64)}: nn.Cell, nn.SGD", "compiled", "at least", 1.4, 3, eager_over_compiled, {"width": 64}),
     ("eager-16", f"10 x {STEP.format(16)}: nn.Cell, nn.SGD", "compiled", "at least", 1.4, 8, eager_over_compiled, {"width": 16}),

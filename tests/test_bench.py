@@ -161,6 +161,18 @@ def test_rounds_are_compared_by_image_and_finch_by_pair_of_rows(monkeypatch):
     assert [a / b for a, b in bench.finch_by_rows(2, 5, 15)] == pytest.approx([1.0, 1.0])
 
 
+@pytest.mark.parametrize("repeat, shares", [(7, [3, 2, 2]), (2, [1, 1]), (3, [1, 1, 1])])
+def test_the_two_steps_are_compiled_anew_for_each_share_of_the_pairs(monkeypatch, repeat, shares):
+    asked, made = [], []
+    monkeypatch.setattr(bench, "fpl_step", lambda batch: made.append("both") or fpl.step_on(len))
+    monkeypatch.setattr(bench, "cross_entropy_step", lambda batch: made.append("none") or fpl.step_on(max))
+    monkeypatch.setattr(bench, "steps", lambda once: once)
+    monkeypatch.setattr(bench, "in_turn", lambda first, second, share: asked.append((share, first, second)) or [(1.0, 2.0)] * share)
+    assert bench.both_losses_over_none(repeat, 1, compiles=3) == [(1.0, 2.0)] * repeat
+    assert [share for share, _, _ in asked] == shares and made == ["both", "none"] * len(shares)
+    assert len({step for _, *steps in asked for step in steps}) == 2 * len(shares)
+
+
 def test_the_200th_step_is_compared_with_the_20th(monkeypatch):
     clock = [0.0]
 
