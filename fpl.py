@@ -28,6 +28,9 @@ but for the two with which the paper's Table 2 was made. --as (lab/cli.py) takes
     clients          3,7,6,4 of mnist,usps,svhn,syn (Sec. 4.1)         * 6,4,3,7 (Table 2)
 README lists the faults of the released code that are not repeated here.
 """
+if __name__ == "__main__":
+    from lab import starting  # noqa: F401  (one line instead of an abort while the packages load)
+
 import dataclasses
 import functools
 import math
@@ -54,8 +57,9 @@ from finch import finch
 if ms.get_context("device_target") == "CPU":
     ms.runtime.launch_blocking()
 # OMP_NUM_THREADS=1 lets several runs share the cores, each on one of its own
-if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
-    ms.set_context(runtime_num_threads=max(1, int(os.environ["OMP_NUM_THREADS"])))  # MindSpore's own pool ignores it
+threads = os.environ.get("OMP_NUM_THREADS", "")
+if threads.isdecimal() and len(threads) < 4:  # a number beyond that is none of a machine's
+    ms.set_context(runtime_num_threads=max(1, int(threads)))  # MindSpore's own pool ignores it
 
 
 class InputError(Exception):
@@ -83,6 +87,9 @@ TASKS = {
 }
 
 
+MANY = 1_000_000_000  # more than any run has of anything that is counted
+
+
 def setting(default, help_text, **rule):
     """A Config field; rule: choices=, low= (at least), above= (more than), high= (at most)."""
     return dataclasses.field(default=default, metadata={"help": help_text, **rule})
@@ -97,11 +104,11 @@ class Config:
                               low=0, high=1)
     participation: float = setting(1.0, "share of the clients that train in a round, at least one; Sec. 4.1: all",
                                    above=0, high=1)
-    seed: int = setting(0, "start of every random draw", low=0)
-    rounds: int = setting(100, "E, Sec. 4.1", low=1)
-    local_epochs: int = setting(10, "T, Sec. 4.1", low=1)
-    batch_size: int = setting(64, "Sec. 4.1; a smaller last batch is kept", low=1)
-    width: int = setting(64, "channels of the first stage; the feature has d = 8 * width, Sec. 4.1: d = 512", low=1)
+    seed: int = setting(0, "start of every random draw", low=0, high=1e100)
+    rounds: int = setting(100, "E, Sec. 4.1", low=1, high=MANY)
+    local_epochs: int = setting(10, "T, Sec. 4.1", low=1, high=MANY)
+    batch_size: int = setting(64, "Sec. 4.1; a smaller last batch is kept", low=1, high=MANY)
+    width: int = setting(64, "channels of the first stage; the feature has d = 8 * width, Sec. 4.1: d = 512", low=1, high=512)
     lr: float = setting(0.01, "SGD, Sec. 4.1", above=0)
     momentum: float = setting(0.9, "SGD, Sec. 4.1; starts at zero each round", low=0, high=1)
     weight_decay: float = setting(1e-5, "SGD, Sec. 4.1; on every parameter", low=0)
@@ -116,7 +123,7 @@ class Config:
                                    choices=("final", "running"))
     augment: str = setting("none", "or crop-flip: pad 4, random crop, horizontal flip (released PyTorch code)",
                            choices=("none", "crop-flip"))
-    test_images: int = setting(0, "most test images of a domain, drawn by seed; 0: all, as Sec. 4.1", low=0)
+    test_images: int = setting(0, "most test images of a domain, drawn by seed; 0: all, as Sec. 4.1", low=0, high=MANY)
     device: str = setting("CPU", "MindSpore's target", choices=("CPU", "GPU", "Ascend"))
 
 
@@ -140,9 +147,9 @@ def complete(cfg):
     task = TASKS[cfg.task]
     cfg = dataclasses.replace(cfg, clients=cfg.clients or tuple(task.clients.values()),
                               fraction=cfg.fraction or task.fraction)
-    if len(cfg.clients) != len(task.clients) or min(cfg.clients) < 0 or sum(cfg.clients) == 0:
+    if len(cfg.clients) != len(task.clients) or min(cfg.clients) < 0 or sum(cfg.clients) == 0 or max(cfg.clients) > MANY:
         raise InputError(f"--clients is {','.join(map(str, cfg.clients))}; it must be {len(task.clients)} whole numbers "
-                         f"for {', '.join(task.clients)}, not negative and not all zero")
+                         f"for {', '.join(task.clients)}, not negative, not all zero and at most {MANY}")
     return cfg
 
 

@@ -2,7 +2,8 @@
 # The one door: makes .venv beside this file once, then runs a sub-command from wherever the caller stands.
 set -euo pipefail
 
-root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
+file="$(readlink -f -- "${BASH_SOURCE[0]}")"  # itself, should a link have led here
+root="$(dirname -- "$file")"
 venv="$root/.venv"
 python="$venv/bin/python"
 stamp="$venv/installed"  # sha256 of the requirements that are fully installed
@@ -83,6 +84,7 @@ installed() {
 
 # The stamp goes before anything changes and comes back last: an interrupted install never counts as a good one.
 install() {
+    [[ -f "$requirements" ]] || fail "$requirements is missing; run.sh stays in its checkout, a link to it may stand anywhere"
     check_venv
     installed && return
     if command -v flock >/dev/null; then

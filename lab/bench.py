@@ -8,6 +8,9 @@ A core that others keep busy slows MindSpore's threads many times over, so the m
 
 Images are random: a step takes as long with any. No file of images is read; a run reads them once, before its first round.
 """
+if __name__ == "__main__":
+    from lab import starting  # noqa: F401  (one line instead of an abort while the packages load)
+
 import argparse
 import csv
 import functools
@@ -624,7 +627,7 @@ def bench(argv):
 
 def main(argv=None):
     """Exit status: 0 every row met, 1 some missed, 2 bad input or a file that cannot be written, 130 interrupted."""
-    return cli.guarded(bench, argv)
+    return cli.guarded(bench, argv, "Stopped; the same command begins again.")
 
 
 if __name__ == "__main__":

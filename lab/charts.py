@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from fpl import NUM_CLASSES
 from lab import paper, pictures
 from lab.folders import finished, unusable
 from lab.pictures import COLOURS, MARKERS, plural
@@ -18,6 +19,7 @@ from lab.report import SNAPSHOTS
 from lab.tables import TAU_ADDRESS, label_of, pure_share, recent, tau_runs
 
 WIDTH = 9  # inches; at 120 dots an inch a page's width
+MOST_NUMBERS = 40  # columns of a panel: more would lie on one another, and take minutes
 BOTH, NEITHER = ("fpl", "both"), ("fedavg", "neither")
 
 
@@ -189,23 +191,25 @@ def heat(run):
     for k, axes in zip(classes, panels):
         table = np.array([[members.get(domain, 0) for kk, members in rows if kk == k] for domain in domains])
         axes.imshow(table, cmap="Blues", vmin=0, vmax=1.3 * most, aspect="auto")
-        for (i, j), n in np.ndenumerate(table):
+        count = table.shape[1]
+        for (i, j), n in np.ndenumerate(table) if count <= MOST_NUMBERS else ():
             if n:
                 axes.text(j, i, str(n), ha="center", va="center", fontsize=9, color="white" if n > 0.75 * most else "black")
         mixed = int(((table > 0).sum(axis=0) > 1).sum())
-        axes.set_title(f"class {k}: {mixed} of {table.shape[1]} mixed", fontsize=9)
-        axes.set(xticks=range(table.shape[1]), xticklabels=range(1, table.shape[1] + 1), yticks=range(len(domains)),
-                 yticklabels=domains)
+        axes.set_title(f"class {k}: {mixed} of {count} mixed", fontsize=9)
+        ticks = range(0, count, max(1, count // 20))
+        axes.set(xticks=ticks, xticklabels=[j + 1 for j in ticks], yticks=range(len(domains)), yticklabels=domains)
         axes.tick_params(length=0)
-        axes.set_xticks(np.arange(0.5, table.shape[1] - 1), minor=True)
+        axes.set_xticks(np.arange(0.5, count - 1) if count <= MOST_NUMBERS else [], minor=True)
         axes.grid(which="minor", axis="x", color="0.7", linewidth=1)
         axes.tick_params(which="minor", length=0)
     for axes in panels[len(classes):]:
         axes.set_visible(False)
     figure.supxlabel("cluster", fontsize=10)
-    label = label_of(run.variant)
+    label, most_clusters = label_of(run.variant), max(Counter(k for k, _ in rows).values())
     return figure, (f"Which domains each cluster gathers: {label}, seed {run.seed}, round {number}. A column is a cluster, "
-                    "a number says how many clients of the domain are its members. A column with one number is pure.")
+                    "a number says how many clients of the domain are its members. A column with one number is pure." +
+                    (f" Beyond {MOST_NUMBERS} clusters of a class the shade alone says it." if most_clusters > MOST_NUMBERS else ""))
 
 
 def tsne(x):
@@ -221,7 +225,13 @@ def tsne(x):
 def read_scene(path, domains):
     """prototypes.npz -> Scene. Raises InputError where it is not one, or of another number of clients."""
     try:
-        return pictures.read_scene(path, domains)
+        with np.errstate(over="raise", invalid="raise"):
+            scene = pictures.read_scene(path, domains)
+        if len(scene.mask) != NUM_CLASSES or scene.mask.shape[1] > len(domains):
+            raise ValueError(f"{len(scene.mask)} classes of up to {plural(scene.mask.shape[1], 'cluster')}")
+        if not scene.held.any():
+            raise ValueError("nobody holds an image")
+        return scene
     except Exception as error:  # a damaged archive raises nearly anything here, zipfile names no common class
         raise unusable(path, f"is not what a run of {plural(len(domains), 'client')} writes ({error})") from error
 

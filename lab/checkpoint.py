@@ -38,14 +38,19 @@ def refuse_other(path, before, now, next_step):
                                  f"nothing was changed: {next_step}")
 
 
-def check_same(folder, record, next_step):
-    """Refuse a folder whose config.json tells of other terms than record. Returns its versions. Raises InputError."""
+def read_record(folder, next_step):
+    """A folder's config.json -> (all that it says, its facts, its versions). Raises InputError where no run wrote it so."""
     try:
-        found = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-        before, versions = facts(found), found["versions"]
+        record = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+        return record, facts(record), {**record["versions"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise fpl.InputError(f"{folder} is there, but its config.json cannot be used ({type(error).__name__}: {error}); "
                              f"nothing was changed: {next_step}") from error
+
+
+def check_same(folder, record, next_step):
+    """Refuse a folder whose config.json tells of other terms than record. Returns its versions. Raises InputError."""
+    _, before, versions = read_record(folder, next_step)
     refuse_other(folder, before, facts(record), next_step)
     return versions
 
@@ -129,16 +134,36 @@ def cut_back(folder, last):
                 report.write_whole(path, lambda part, kept=(head, *rows): Path(part).write_bytes(b"".join(kept)))
 
 
+def refuse_to_begin(folder):
+    """A folder without a state begins with round 1, so it may hold what an interrupted round 1 leaves, and no more."""
+    others = sorted(name for name in os.listdir(folder) if not name.endswith(".part"))
+    if others and not os.path.exists(f"{folder}/config.json"):
+        raise fpl.InputError(f"{folder} holds {others[0]}, but no config.json; it is not the folder of a run, nothing was changed: "
+                             "move it away or give another --name")
+    if not os.path.exists(f"{folder}/rounds.csv"):
+        return
+    for name in ("rounds.csv", "clusters.csv"):
+        path = Path(folder, name)
+        head, *rows = (path.read_bytes() if path.exists() else b"").splitlines(keepends=True) or [b""]
+        known = head[:6] == b"round,"[:len(head)]  # the last line need not be whole
+        if not known or any(row[:2] != b"1,"[:len(row)] for row in rows):
+            what = f"has rows of {len({row.split(b',')[0] for row in rows})} rounds" if known else "is not what a run writes"
+            raise fpl.InputError(f"{path} {what}, and {folder} has no {FILE}; nothing was changed: give another --name, or remove "
+                                 "rounds.csv to begin again")
+
+
 def resume(folder, record):
     """Bring a folder, new or old, to its last whole round. -> (its ServerState or None, logs of its rounds).
 
-    Raises InputError where it is of another config or other data, or damaged.
+    Raises InputError where it is of another config or other data, damaged, or not a run's.
     """
     from lab import folders
 
     if os.path.exists(f"{folder}/config.json"):
         warn_of_versions(folder, check_same(folder, record, SAME_COMMAND), record["versions"])
     state = load(folder, record)
+    if state is None:
+        refuse_to_begin(folder)
     if not os.path.exists(f"{folder}/config.json"):
         report.write_config(folder, record)
     cut_back(folder, state.round if state else 0)

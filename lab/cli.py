@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import time
 
 import mindspore as ms
 from tqdm import tqdm
@@ -112,7 +113,21 @@ def train_and_report(argv):
     cfg, options = parse(parser, argv)
 
     find_folder = report.old_folder if options.get("resume") else report.free_folder
-    folder = find_folder(cfg.task, options.get("name"))
+    folder, logs = find_folder(cfg.task, options.get("name")), []
+    try:
+        train_in(folder, cfg, options, logs)
+        print(f"\n{folder}: {', '.join(sorted(os.listdir(folder)))}")
+        return 0
+    except KeyboardInterrupt:
+        if not os.path.isdir(folder):
+            raise
+        so_far = f" after {len(logs)} of {cfg.rounds} rounds" if logs else ""
+        print(f"\nStopped{so_far}; to go on: {report.resuming(argv, folder)}", file=sys.stderr)
+        return 130
+
+
+def train_in(folder, cfg, options, logs):
+    """A run, new or resumed, from its files to its pictures. logs: takes those of its rounds, as they get done."""
     use_device(cfg.device)
     train, tests, sources = data.load(cfg.task, options.get("data"))
     clients, tests = fpl.split(train, cfg), fpl.test_sets(tests, cfg)
@@ -120,29 +135,22 @@ def train_and_report(argv):
     record = {"config": dataclasses.asdict(cfg), "sources": sources, "versions": report.versions()}
     with (engines.opened(options.get("engine", "loop")) as engine, summary.writer(options.get("summary"), cfg.width) as summarise,
           checkpoint.alone_in(folder)):
-        start, logs = checkpoint.resume(folder, record)
+        start, done = checkpoint.resume(folder, record)
+        logs += done
         print(report.describe(sources, clients, cfg), flush=True)
         if logs:
             print(f"{len(logs)} of {cfg.rounds} rounds are done already.\n")
         # disable=None: no bar where the output is not a screen
         with tqdm(total=cfg.rounds * turns, initial=len(logs) * turns, unit="client", disable=None) as bar:
-            try:
-                for state, log in fpl.run(clients, tests, cfg, start, counting(bar, engine)):
-                    report.write_round(folder, state, log, domains, cfg.partition)
-                    checkpoint.save(folder, state, record)
-                    summarise(log)
-                    logs.append(log)  # what is counted and shown is on disk
-                    bar.write(report.round_line(log))
-                    sys.stdout.flush()
-            except KeyboardInterrupt:
-                bar.close()
-                print(f"\nStopped after {len(logs)} of {cfg.rounds} rounds; to go on: {report.resuming(argv, folder)}",
-                      file=sys.stderr)
-                return 130
+            for state, log in fpl.run(clients, tests, cfg, start, counting(bar, engine)):
+                report.write_round(folder, state, log, domains, cfg.partition)
+                checkpoint.save(folder, state, record)
+                summarise(log)
+                logs.append(log)  # what is counted and shown is on disk
+                bar.write(report.round_line(log))
+                sys.stdout.flush()
         print("\n" + report.final_table(logs))
         report.pictures(folder, logs, domains)
-    print(f"\n{folder}: {', '.join(sorted(os.listdir(folder)))}")
-    return 0
 
 
 def guarded(command, argv, stopped="Stopped.", prefix="fpl: "):
@@ -157,7 +165,9 @@ def guarded(command, argv, stopped="Stopped.", prefix="fpl: "):
         return 2
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        print(f"{prefix}{one_line(error)}" + ("; make room, what is finished is kept" if full else ""), file=sys.stderr)
+        step = ("make room, what is finished is kept" if full else
+                "look at what is there, move it away and give the same command again")
+        print(f"{prefix}{one_line(error)}; {step}", file=sys.stderr)
         return 2
     except MemoryError as error:
         print(f"{prefix}{one_line(error) or 'the memory does not suffice'}; take less data or a smaller network", file=sys.stderr)
@@ -175,6 +185,18 @@ def main(argv=None):
     return guarded(train_and_report, argv)
 
 
+def interrupter():
+    """A handler of signals that raises KeyboardInterrupt; within 2 s another signal does nothing, so that the ending is whole."""
+    last = -10.0
+
+    def interrupt(number, frame):
+        nonlocal last
+        if time.monotonic() - last > 2:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+    return interrupt
+
+
 def as_program(main):
     """End the process with main's exit status."""
     # trap: with 0, 1 or 2 closed (`>&-`), the next file that is opened takes the number, and MindSpore's log goes into it
@@ -185,11 +207,17 @@ def as_program(main):
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a path need not be spelled in the terminal's letters
     # trap: once it has compiled, MindSpore answers Ctrl-C (SIGINT) by sending its own process SIGTERM
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    handler = interrupter()
+    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGINT, handler)
     try:
         status = main()
     except SystemExit as stop:  # --help
         status = stop.code
+    except KeyboardInterrupt:  # while main told of the first one
+        status = 130
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # or the end of the packages would be interrupted, which they tell in many lines
     try:
         sys.stdout.flush()
     except OSError as error:

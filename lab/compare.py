@@ -10,6 +10,9 @@ A run is a variant and a seed. All runs of a seed have the same split, the same 
 The same command again goes on where the last one stopped. In several terminals at once, each call takes the runs that no
 other has; that gains nothing unless each has OMP_NUM_THREADS=1 and a core of its own (taskset).
 """
+if __name__ == "__main__":
+    from lab import starting  # noqa: F401  (one line instead of an abort while the packages load)
+
 import contextlib
 import dataclasses
 import os
@@ -80,6 +83,7 @@ def read(argv):
     if not 1 <= number <= 1000:
         raise fpl.InputError(f"--seeds is {number}; it must be at least 1 and at most 1000")
     report.folder_name(name)
+    fpl.complete(dataclasses.replace(cfg, seed=cfg.seed + number - 1))  # the last one may be too large
     variants = table(cfg)
     wanted = [word.strip() for word in given["methods"].split(",")] if "methods" in given else list(variants)
     for word in wanted:
@@ -102,6 +106,13 @@ def plan(folder, cfg, variants, seeds, made_of):
 
 
 # ---------------------------------------------------------------- the folder
+
+def check_places(folder, runs):
+    """Refuse what stands where a folder must be, before anything is trained. Raises InputError."""
+    for path in [folder, *(path for run in runs for path in (os.path.dirname(run.folder), run.folder, f"{run.folder}.part"))]:
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise fpl.InputError(f"{path} is there and no folder; nothing was changed: move it away or give another --name")
+
 
 def check_all(folder, shared, runs):
     """Refuse what cannot stand side by side with what the folder holds. Raises InputError."""
@@ -185,6 +196,7 @@ def compare(argv):
     shared = {"command": command, "config": dataclasses.asdict(cfg), **made_of}
     del shared["config"]["seed"]
     runs = plan(folder, cfg, variants, seeds, made_of)
+    check_places(folder, runs)
     if os.path.lexists(folder):
         check_all(folder, shared, runs)
     print(report.describe(sources, clients, cfg), flush=True)

@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -40,6 +41,8 @@ IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".web
 # whatever a file is called, nothing else is tried: Pillow hands EPS to Ghostscript, for one
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 LARGEST_SIDE = 1 << 15  # pixels; Pillow's resizing takes memory by the longer side
+# bytes of a file: a sparse one takes no disk, but all of the memory; the largest published ones are IDX of 47 MB, MATLAB of 182 MB
+LARGEST = {"picture": 1 << 26, "IDX": 1 << 29, "MATLAB": 1 << 31}
 OFFICE_HELP = ("Office-Caltech10 has no built-in stand-in: unpack it so that DIR holds amazon, caltech10, dslr and webcam with one "
                "folder per class (https://github.com/med-air/FedBN links a copy), then pass --data DIR")
 
@@ -182,6 +185,14 @@ def most_unpacked(size, room=1 << 24):
     return 32 * size + room
 
 
+def check_size(path, kind):
+    """The bytes of a file that is to be read whole."""
+    size = path.stat().st_size
+    if size > LARGEST[kind]:
+        raise InputError(f"{path}: {size} bytes; wanted at most {LARGEST[kind]}; get a fresh copy of the file")
+    return size
+
+
 def read_up_to(file, count):
     """At most count bytes. In pieces, because a packed file's own read(count) allocates them all before it has them."""
     content = bytearray()
@@ -192,7 +203,7 @@ def read_up_to(file, count):
 
 def read_idx(path, dims):
     """An IDX file of uint8 with this many dimensions, plain or .gz."""
-    size, packed = path.stat().st_size, path.suffix == ".gz"
+    size, packed = check_size(path, "IDX"), path.suffix.lower() == ".gz"
     try:
         with (gzip.open if packed else open)(path, "rb") as file:
             head = file.read(4 + 4 * dims)
@@ -220,26 +231,32 @@ def read_mnist(images_path, labels_path):
     return to_squares(images), check_labels(labels, 0, 9, labels_path)
 
 
+# Python's float takes more than this, 1_0 for one. Each text fits in one way only, so that a failure takes no longer.
+NUMBER = rb"[-+]?(?:[0-9]+(?:\.[0-9]*)?(?:e[-+]?[0-9]+)?|\.[0-9]+|inf|nan)"
+USPS_LINE = re.compile(rb"\s*" + NUMBER + rb"(?:\s+[0-9.]+:" + NUMBER + rb")*\s*", re.IGNORECASE)
+USPS_INDICES = [b"%d" % i for i in range(1, 257)]
+
+
 def _usps_line(line, path, number):
     """One libsvm line -> (label, 256 values)."""
-    label, *pairs = line.split() or [b""]
-    try:
-        indices, values = np.array([pair.split(b":") for pair in pairs], float).reshape(-1, 2).T
-        label = float(label)
-    except ValueError as error:
-        raise InputError(f"{path}, line {number}: not of the form `label 1:value ... 256:value` ({str(error)[:80]})") from error
-    if not np.array_equal(indices, np.arange(1, 257)):
-        raise InputError(f"{path}, line {number}: {len(indices)} values; wanted the indices 1 to 256, each once and in order")
+    if not USPS_LINE.fullmatch(line):
+        good = USPS_LINE.match(line)
+        raise InputError(f"{path}, line {number}: not of the form `label 1:value ... 256:value` from "
+                         f"{line[good.end() if good else 0:][:20]!r} on")
+    label, *pairs = line.replace(b":", b" ").split()
+    if pairs[::2] != USPS_INDICES:
+        raise InputError(f"{path}, line {number}: {len(pairs) // 2} values; wanted the indices 1 to 256, each once and in order")
+    values = np.array(pairs[1::2], float)
     if not np.all(np.abs(values) <= 1):
         raise InputError(f"{path}, line {number}: value {values[~(np.abs(values) <= 1)][0]}; wanted -1 to 1")
-    return label, values
+    return float(label), values
 
 
 def read_usps(path):
     """libsvm text, plain or .bz2: label digit + 1, values -1..1 of a 16x16 image."""
     labels, images, most = [], [], most_unpacked(path.stat().st_size, 1 << 21)
     try:
-        with (bz2.open if path.suffix == ".bz2" else open)(path, "rb") as file:
+        with (bz2.open if path.suffix.lower() == ".bz2" else open)(path, "rb") as file:
             read = 0
             # a published line has about 2,200 bytes; the bound keeps a damaged file from being one endless line
             for number, line in enumerate(iter(lambda: file.readline(1 << 15), b""), 1):
@@ -297,12 +314,14 @@ def read_mat(path):
     In place of scipy.io.loadmat, which on damaged files reads beyond its memory (a segmentation fault with SciPy 1.17.1)
     and allocates what the file promises.
     """
-    content = memoryview(path.read_bytes())
-    order = {b"IM": "<", b"MI": ">"}.get(bytes(content[126:128]))
-    if order is None:
-        raise ValueError("no MATLAB 5 header")
+    check_size(path, "MATLAB")
+    with open(path, "rb") as file:
+        order = {b"IM": "<", b"MI": ">"}.get(file.read(128)[126:])
+        if order is None:
+            raise ValueError("no MATLAB 5 header")
+        content = memoryview(file.read())
     arrays = {}
-    for kind, part in mat_elements(content[128:], order):
+    for kind, part in mat_elements(content, order):
         if kind == MAT_PACKED:
             unpacker = zlib.decompressobj()
             inner = unpacker.decompress(part, most_unpacked(len(part)))
@@ -316,21 +335,26 @@ def read_mat(path):
 
 
 def read_svhn(path):
-    """A MATLAB file: X [32,32,3,n] uint8 and y [n,1], where 10 stands for the digit 0."""
+    """A MATLAB file: X [32,32,3,n] uint8 and y [n,1] or [1,n], where 10 stands for the digit 0, or 0 itself does."""
     with open(path, "rb") as file:
         head = file.read(520)
     if b"\x89HDF" in head or b"MATLAB 7.3" in head:
         raise InputError(f"{path}: a MATLAB 7.3 (HDF5) file; wanted the published 32x32 file, or save it again with `-v7`")
     try:
         content = read_mat(path)
-        images, labels = content[b"X"], content[b"y"].ravel()
-        shape, kind = images.shape, images.dtype
+        images, labels = content[b"X"], content[b"y"]
+        shape, kind, sides = images.shape, images.dtype, labels.shape
     except (ValueError, KeyError, TypeError, AttributeError, struct.error, zlib.error) as error:
         raise InputError(f"{path}: not a readable MATLAB file with X and y ({type(error).__name__}: {error}); "
                          "get a fresh copy of the file") from error
+    if len(sides) != 2 or 1 not in sides:  # of several rows and columns the order is anybody's guess
+        raise InputError(f"{path}: y is {list(sides[::-1])}; wanted [n, 1] or [1, n]; get a fresh copy of the file")
+    labels = labels.ravel()
     if kind != np.uint8 or len(shape) != 4 or shape[1:] != (3, SIDE, SIDE) or shape[0] != len(labels):
         raise InputError(f"{path}: X is {kind} {list(shape[::-1])} with {len(labels)} labels; wanted uint8 [32, 32, 3, n] "
                          "with n labels")
+    if np.isin([0, 10], labels).all():
+        raise InputError(f"{path}: y has both 0 and 10; wanted one of them for the digit 0; get a fresh copy of the file")
     return np.ascontiguousarray(images.transpose(0, 3, 2, 1)), check_labels(labels, 0, 10, path) % 10
 
 
@@ -345,13 +369,16 @@ def decode(content):
         if image.mode.startswith("I"):  # 16-bit grey: Pillow's own convert would clip everything above 255 to white
             grey = np.clip(np.asarray(image), 0, 65535).astype(np.int32)
             return to_square(Image.fromarray(((grey + 128) // 257).astype(np.uint8)))
-        # by way of RGBA, for Pillow warns about a palette with transparency
+        # 16-bit colours, unlike 16-bit grey, come from Pillow cut to their upper bytes: at most one of 255 shades too dark.
+        # By way of RGBA, for Pillow warns about a palette with transparency
         return to_square(image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB"))
 
 
 def read_image(path):
     """One picture file -> [32,32,3]."""
     try:
+        if path.stat().st_size > LARGEST["picture"]:
+            raise ValueError(f"{path.stat().st_size} bytes, wanted at most {LARGEST['picture']}")
         # subtle: read whole, because Pillow asks an open file for as many bytes as a damaged header promises
         content = path.read_bytes()
         with warnings.catch_warnings():

@@ -3,20 +3,24 @@
 Names and sums are those of torchvision's datasets. A download goes to NAME.part, resumes there, and takes the name NAME
 only once its sum is right; one call at a time works in a folder. SYN and Office-Caltech10 cannot be fetched without a login or a form: the command says what to do.
 """
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))  # so that `python lab/fetch.py` finds fpl.py
+if __name__ == "__main__":
+    from lab import starting  # noqa: F401  (one line instead of an abort while the packages load)
+
 import argparse
 import hashlib
 import http.client
-import os
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that `python lab/fetch.py` finds fpl.py
-from fpl import InputError  # noqa: E402
-from lab import checkpoint, cli  # noqa: E402
+from fpl import InputError
+from lab import checkpoint, cli
 
 BASE_URLS = {"MNIST": "https://ossci-datasets.s3.amazonaws.com/mnist/",
              "USPS": "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/",
@@ -40,9 +44,9 @@ def fetch(folder, base_urls=BASE_URLS, files=FILES):
     for source, name, md5 in files:
         path, part = folder / name, folder / f"{name}.part"
         for place in (path, part):
-            if not place.resolve().is_relative_to(folder.resolve()):
-                raise InputError(f"file name {name!r} leads out of {folder}, for {place} is in {place.resolve().parent}; wanted a "
-                                 "place below it")
+            real = Path(os.path.realpath(place))  # Path.resolve fails on a link to itself, which opening the file refuses anyway
+            if not real.is_relative_to(os.path.realpath(folder)):
+                raise InputError(f"file name {name!r} leads out of {folder}, for {place} is in {real.parent}; wanted a place below it")
         if md5_of(path) != md5:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from lab.pictures import plural
 
 
 MOST_CLIENTS = 1_000_000  # of a domain: what is drawn has a row for each
+NEEDED = ("seed", "rounds", "cpcl", "upcr", "tau", "clients")  # settings without which a report cannot be
 
 
 class Run(NamedTuple):
@@ -45,15 +46,18 @@ def read_json(path):
 
 
 def check_config(path, config, sources):
-    """Refuse settings of a wrong type or out of bounds; those that another version had or had not are no matter."""
-    wrong = [name for name in ("seed", "rounds", "cpcl", "upcr", "tau") if not is_a(config.get(name), float)]
-    if wrong or config.get("task") not in list(fpl.TASKS):
-        raise unusable(path, f"lacks {', '.join(wrong) or 'a task that is known here'}")
+    """Refuse settings of a wrong type or out of bounds; others that another version had or had not are no matter."""
+    if config.get("task") not in list(fpl.TASKS):
+        raise unusable(path, "lacks a task that is known here")
+    if missing := [name for name in NEEDED if name not in config]:
+        raise unusable(path, f"lacks {', '.join(missing)}")
     known = {field.name: type(field.default) for field in dataclasses.fields(fpl.Config) if field.name in config}
     for name, kind in known.items():
         if not is_a(config[name], kind):
             raise unusable(path, f"has {name} {str(config[name])[:60]!r}, which is no such setting")
     for domain, source in sources.items():
+        if not is_name(domain):
+            raise unusable(path, f"has a domain {domain[:60]!r}, which is no name")
         for name, kind in (("kind", str), ("what", str), ("sha256", str), ("train", int), ("test", int)):
             if not is_a(source.get(name, kind()), kind):
                 raise unusable(path, f"has {name} {str(source[name])[:60]!r} of {domain[:60]!r}, which is no such thing")
@@ -66,12 +70,20 @@ def check_config(path, config, sources):
 def is_a(value, kind):
     """Whether a value of JSON is of the kind of a setting: a whole number is a float too, a tuple's items are client numbers."""
     if kind is tuple:
-        return isinstance(value, list) and all(type(n) is int and n <= MOST_CLIENTS for n in value)
+        return isinstance(value, list) and len(value) > 0 and all(type(n) is int and n <= MOST_CLIENTS for n in value)
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
-def read_numbers(path, start, parse):
-    """The rows of a CSV file that begins with the columns start: parse(name -> text) of each. Raises InputError."""
+def is_name(value):
+    """Whether the pictures can show it: matplotlib leaves out what begins with _, and fails at half a letter such as \\ud800."""
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= 100 and not value.startswith("_")
+
+
+def read_numbers(path, start, known, parse):
+    """A CSV file of the columns start, then some of the known domains, then avg and others, or none.
+
+    -> (its domains, parse(name -> text) of each row). Raises InputError.
+    """
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         text = file.read()
     try:
@@ -80,6 +92,9 @@ def read_numbers(path, start, parse):
         raise unusable(path, f"is not what a run writes ({error})") from error
     if head[:len(start)] != start:
         raise unusable(path, f"begins with {','.join(head)[:60]!r}, not with {','.join(start)!r}")
+    domains = head[len(start):head.index("avg") if "avg" in head else None]
+    if not domains or len(set(domains)) < len(domains) or not set(domains) <= set(known):
+        raise unusable(path, f"has the domains {','.join(domains)[:60]!r}, not {','.join(known)!r} or some of them")
     if not text.endswith("\n"):
         raise unusable(path, "is cut off in its last line")
     parsed = []
@@ -90,19 +105,26 @@ def read_numbers(path, start, parse):
             parsed.append(parse(dict(zip(head, row))))
         except (ValueError, KeyError) as error:
             raise unusable(path, f"line {line} is not what a run writes ({error})") from error
-    return parsed
+    return domains, parsed
 
 
 def percent(text):
     value = float(text)
-    if not 0 <= value <= 100:
-        raise ValueError(f"{text} is no percentage")
+    if "_" in text or not 0 <= value <= 100:
+        raise ValueError(f"{text[:20]} is no percentage")
     return value
+
+
+def whole(text):
+    """Of at most nine digits, which is more than any count here needs."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise ValueError(f"{text[:20]!r} is no whole number of a run")
+    return int(text)
 
 
 def finite(text):
     value = float(text)
-    if not math.isfinite(value):
+    if "_" in text or not math.isfinite(value):
         raise ValueError(f"{text[:20]} is no number of a run")  # one that diverges stops before it is written
     return value
 
@@ -111,40 +133,63 @@ def parse_round(row):
     """A line of rounds.csv. The domains stand between loss and avg."""
     names = list(row)
     accuracy = {domain: percent(row[domain]) for domain in names[2:names.index("avg")]}
-    return {"round": int(row["round"]), "loss": finite(row["loss"]), "accuracy": accuracy, "avg": percent(row["avg"]),
+    return {"round": whole(row["round"]), "loss": finite(row["loss"]), "accuracy": accuracy, "avg": percent(row["avg"]),
             "purity": percent(row["purity"]) if row.get("purity") else None}
 
 
 def parse_cluster(row):
     """A line of clusters.csv -> (round, class, {domain: members})."""
-    return int(row["round"]), int(row["class"]), {domain: int(row[domain]) for domain in list(row)[4:] if row[domain] != "0"}
+    members = {domain: n for domain in list(row)[4:] if (n := whole(row[domain]))}
+    if not members or sum(members.values()) != whole(row["clients"]):
+        raise ValueError(f"{sum(members.values())} members, not {row['clients'][:20]}")
+    if whole(row["class"]) >= fpl.NUM_CLASSES:
+        raise ValueError(f"class {row['class']} of {fpl.NUM_CLASSES}")
+    return whole(row["round"]), whole(row["class"]), members
+
+
+def read_clusters(path, config, domains):
+    """clusters.csv -> round -> [(class, {domain: members})]. Raises InputError."""
+    own, rows = read_numbers(path, ["round", "class", "cluster", "clients"], domains, parse_cluster)
+    if own != domains:
+        raise unusable(path, f"has the domains {','.join(own)!r}, rounds.csv beside it {','.join(domains)!r}")
+    clients, members_of, clusters = dict(zip(fpl.TASKS[config["task"]].clients, config["clients"])), Counter(), {}
+    for number, k, members in rows:
+        if not 1 <= number <= config["rounds"]:
+            raise unusable(path, f"has a round {number} of {config['rounds']}")
+        for domain, n in members.items():  # a client is in one cluster of a class, which bounds their number too
+            members_of[number, k, domain] += n
+            if members_of[number, k, domain] > clients[domain]:
+                raise unusable(path, f"has {members_of[number, k, domain]} members of {domain} in class {k} of round {number}, "
+                                     f"where {domain} has {plural(clients[domain], 'client')}")
+        clusters.setdefault(number, []).append((k, members))
+    return clusters
 
 
 def variant_of(about, config, folder):
     """A run that fpl.py made alone is named by what it trains."""
     alone = {(False, False): "fedavg", (True, False): "cpcl", (False, True): "upcr", (True, True): "fpl"}
     name = alone[config["cpcl"] > 0, config["upcr"] > 0]
-    return about.get("variant") or name
+    variant = about.get("variant") or name
+    if not is_name(variant):
+        raise unusable(f"{folder}/config.json", f"has variant {str(variant)[:60]!r}, which is no name")
+    return variant
 
 
 def read_run(folder):
     """Raises InputError for files that no run left so."""
     about, config, sources = read_json(f"{folder}/config.json")
     check_config(f"{folder}/config.json", config, sources)
-    rounds, clusters, diverged = [], {}, ""
+    rounds, clusters, diverged, domains = [], {}, "", list(fpl.TASKS[config["task"]].clients)
     if os.path.exists(f"{folder}/rounds.csv"):
-        rounds = read_numbers(f"{folder}/rounds.csv", ["round", "loss"], parse_round)
+        domains, rounds = read_numbers(f"{folder}/rounds.csv", ["round", "loss"], domains, parse_round)
         if [log["round"] for log in rounds] != list(range(1, len(rounds) + 1)):
             raise unusable(f"{folder}/rounds.csv", "does not count its rounds 1, 2, 3 and so on")
     if os.path.exists(f"{folder}/clusters.csv"):
-        start = ["round", "class", "cluster", "clients"]
-        for number, k, members in read_numbers(f"{folder}/clusters.csv", start, parse_cluster):
-            clusters.setdefault(number, []).append((k, members))
+        clusters = read_clusters(f"{folder}/clusters.csv", config, domains)
     if os.path.exists(f"{folder}/diverged.txt"):
         with open(f"{folder}/diverged.txt", encoding="utf-8", errors="replace") as file:
             diverged = " ".join(file.read().split()) or "no reason given"
-    variant = " ".join(str(variant_of(about, config, folder)).split())
-    return Run(folder, variant, config, sources, rounds, clusters, diverged)
+    return Run(folder, variant_of(about, config, folder), config, sources, rounds, clusters, diverged)
 
 
 def find_runs(folder):

@@ -10,6 +10,9 @@ imports. Tests stop at the first failure and shrink nothing (profile "mutants" i
 What a result rests on decides how long it is kept in runs/mutants/: a module that changes has its mutants made and run
 anew; a survivor is run again when its tests change; a killed mutant stays killed until --fresh.
 """
+if __name__ == "__main__":
+    from lab import starting  # noqa: F401  (one line instead of an abort while the packages load)
+
 import argparse
 import ast
 import difflib

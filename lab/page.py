@@ -5,6 +5,9 @@
 
 The same folders give the same bytes. lab/tables.py has the numbers, lab/charts.py the pictures; here they become a page.
 """
+if __name__ == "__main__":
+    from lab import starting  # noqa: F401  (one line instead of an abort while the packages load)
+
 import argparse
 import base64
 import csv

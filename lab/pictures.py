@@ -5,9 +5,11 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; a marker
 import io
 import itertools
 import math
+import warnings
 import zipfile
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot: no window, no state shared between pictures
 from matplotlib.lines import Line2D
@@ -16,11 +18,14 @@ from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 MARKERS = "os^vPXp"
+matplotlib.rcParams["text.parse_math"] = False  # a name may hold dollars, which are not to be read as formulas
 
 
 def save(figure, file):
     """PNG, 120 dots an inch, without a date: the same figure gives the same bytes. file: a path or an open file."""
-    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in other letters is boxes; the tables spell it
+        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
 
 
 def plural(number, noun):
@@ -83,7 +88,7 @@ def read_array(archive, name):
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError(f"{name} is of another version")
     shape, by_columns, kind = np.lib.format.read_array_header_1_0(file)
-    if kind.kind not in "biuf":
+    if kind.kind not in "biu" and kind not in ("f4", "f8"):  # linear algebra knows no others
         raise ValueError(f"{name} holds {kind}, no numbers")
     array = np.frombuffer(file.read(), kind).reshape(shape, order="F" if by_columns else "C")
     if not np.isfinite(array).all():

@@ -1,4 +1,7 @@
 """`./run.sh repeat runs/NAME`: train a finished run again, from its config.json, and say whether the same bytes come out."""
+if __name__ == "__main__":
+    from lab import starting  # noqa: F401  (one line instead of an abort while the packages load)
+
 import argparse
 import csv
 import os
@@ -16,8 +19,8 @@ def read(folder):
     """A finished run's (record, Config, Method). Raises InputError."""
     if not os.path.isfile(f"{folder}/config.json"):
         raise fpl.InputError(f"{folder} is not the folder of a run, it has no config.json; give one such as runs/digits-1")
+    record, _, _ = checkpoint.read_record(folder, "give the folder of another run")
     run = folders.read_run(folder)
-    record = folders.read_json(f"{folder}/config.json")[0]
     try:
         cfg = fpl.complete(fpl.Config(**{**run.config, "clients": tuple(run.config["clients"])}))
     except (TypeError, KeyError) as error:
@@ -54,13 +57,15 @@ def repeat(argv):
     options = cli.read_options(parser, argv)
     folder = options.folder.rstrip("/")
     record, cfg, method = read(folder)
+    again = f"{folder}.repeat"
+    if os.path.lexists(again):
+        raise fpl.InputError(f"{again} is there already, where the run would be trained again; nothing was changed: move it away")
     cli.use_device(cfg.device)
     *data_sets, sources = data.load(cfg.task, options.data)
     now = {**record, "sources": sources}
     checkpoint.refuse_other(folder, checkpoint.facts(record), checkpoint.facts(now), "give the --data that it was made from")
     checkpoint.warn_of_versions(folder, record["versions"], report.versions())
-    again = f"{folder}.repeat"
-    shutil.rmtree(again, ignore_errors=True)
+    now["command"] = "repeat"  # so that only a folder of this command is gone on with
     turns = cfg.rounds * len(fpl.participants(cfg, sum(cfg.clients), 1))
     with tqdm(total=turns, unit="client", disable=None) as bar, checkpoint.alone_in(f"{again}.part"):
         compare.train(compare.Run("", method, cfg, again, now), f"{again}.part", data_sets, cli.counting(bar))
@@ -75,7 +80,7 @@ def repeat(argv):
 
 def main(argv=None):
     """Exit status: 0 the same, 1 another result, 2 bad input or a file that cannot be written, 130 interrupted."""
-    return cli.guarded(repeat, argv)
+    return cli.guarded(repeat, argv, "Stopped; the same command goes on.")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ The same input gives the same bytes, pictures included. Whole files appear at on
 that an interrupted run leaves no half of one.
 """
 import csv
+import errno
 import glob
 import importlib.metadata
 import itertools
 import json
 import os
 import platform
+import re
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -125,7 +127,7 @@ def folder_name(name):
 def free_folder(task, name):
     """runs/NAME, which must not exist yet; without a name the task and the first free number. Creates nothing."""
     if name is None:
-        name = next(name for name in (f"{task}-{i}" for i in itertools.count(1)) if not os.path.exists(f"runs/{name}"))
+        name = next(name for name in (f"{task}-{i}" for i in itertools.count(1)) if not os.path.lexists(f"runs/{name}"))
     folder_name(name)
     if os.path.lexists(f"runs/{name}"):
         raise InputError(f"runs/{name} exists; nothing was changed: give another --name or remove it")
@@ -134,7 +136,8 @@ def free_folder(task, name):
 
 def old_folder(task, name):
     """runs/NAME, which must exist; without a name the task's run of the highest number. For --resume."""
-    numbered = [path for path in glob.glob(f"runs/{task}-*") if path.rpartition("-")[2].isdecimal()]
+    numbered = [path for path in glob.glob(f"runs/{task}-*")
+                if path.removeprefix(f"runs/{task}-").isdecimal() and os.path.isdir(path)]
     if name is None and not numbered:
         raise InputError(f"--resume finds no run of {task} in runs/; give --name, or leave --resume away to begin one")
     newest = max(numbered, key=lambda path: int(path.rpartition("-")[2]), default="")
@@ -201,8 +204,9 @@ def write_whole(path, write):
     part = f"{path}.part"
     try:
         write(part)
-    except safetensors.SafetensorError as error:  # what safetensors makes of every OSError
-        raise OSError(f"{part} cannot be written ({error})") from error
+    except safetensors.SafetensorError as error:  # what safetensors makes of every OSError, its number in the text alone
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, f"{part} cannot be written ({error})") from error
     with open(part, "rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)

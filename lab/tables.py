@@ -243,7 +243,7 @@ def shown(field, value):
         return "all"
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def varied(run, field):

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -369,6 +370,121 @@ def test_a_run_that_diverges_keeps_its_last_good_state(command, monkeypatch, cap
     assert checkpoint.load("runs/digits-1", about).round == 1
 
 
+def everything(folder):
+    """All below a folder: path -> content, where a link points to, None for a folder."""
+    return {str(path): os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            for path in Path(folder).rglob("*")}
+
+
+# ------------------------------------------------ a folder without a state
+
+ROW = "1,0.5,10.0,10.0,4,1.5,100.0\n"
+FOREIGN = {  # what a folder without a config and without a state holds -> whether a run begins there
+    "nothing": ({}, True),
+    "what an interrupted start leaves": ({"config.json.part": "{"}, True),
+    "notes": ({"notes.txt": "mine"}, False),
+    "a table": ({"rounds.csv": "mine"}, False),
+    "a network": ({"model.safetensors": "mine", "config.json.part": "{"}, False),
+    "a hidden file": ({".notes": "mine"}, False),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_no_run_begins_in_a_folder_of_something_else(what, command, capsys):
+    content, begins = FOREIGN[what]
+    os.makedirs("runs/notes")
+    for name, text in content.items():
+        Path("runs/notes", name).write_text(text)
+    before = everything("runs")
+    assert command("--name", "notes", "--resume") == (0 if begins else 2)
+    err = capsys.readouterr().err
+    if not begins:
+        assert "but no config.json; it is not the folder of a run, nothing was changed" in err and err.count("\n") == 1
+        assert everything("runs") == before
+
+
+WITHOUT_STATE = {  # rounds.csv and clusters.csv of a run whose state is not there -> the words that must come, "": it begins again
+    "all rounds": (None, None, "runs/n/rounds.csv has rows of 3 rounds"),
+    "neither": ("", "", ""),
+    "round 1": (f"round,loss\n{ROW}", f"round,class\n{ROW}{ROW}", ""),
+    "half of the header": ("rou", "", ""),
+    "half of round 1": ("round,loss\n1,0", "", ""),
+    "half of the clusters": (f"round,loss\n{ROW}", f"round,class\n{ROW}1", ""),
+    "round 2": (f"round,loss\n{ROW}2{ROW[1:]}", "", "runs/n/rounds.csv has rows of 2 rounds"),
+    "half of round 2": (f"round,loss\n{ROW}2", "", "runs/n/rounds.csv has rows of 2 rounds"),
+    "round 12": (f"round,loss\n1{ROW[:1]}{ROW[1:]}", "", "has rows of 1 rounds"),
+    "clusters of round 2": (f"round,loss\n{ROW}", f"round,class\n{ROW}2{ROW[1:]}", "runs/n/clusters.csv has rows of 2 rounds"),
+    "another table": ("name,age\n", "", "runs/n/rounds.csv is not what a run writes"),
+    "a note": (f"round,loss\n{ROW}look here\n", "", "runs/n/rounds.csv has rows of 2 rounds"),
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_STATE)
+def test_rounds_whose_state_is_lost_are_not_erased(what, command, capsys):
+    rounds, clusters, words = WITHOUT_STATE[what]
+    assert command("--name", "n") == 0
+    want = contents("runs/n")
+    os.remove("runs/n/state.safetensors")
+    for name, text in (("rounds.csv", rounds), ("clusters.csv", clusters)):
+        if text is not None:
+            Path("runs/n", name).write_text(text)
+    before = contents("runs/n")
+    capsys.readouterr()
+    assert command("--name", "n", "--resume") == (2 if words else 0)
+    if words:
+        err = capsys.readouterr().err
+        assert words in err and "remove rounds.csv to begin again" in err and err.count("\n") == 1
+        assert contents("runs/n") == before
+        os.remove("runs/n/rounds.csv")
+        assert command("--name", "n", "--resume") == 0
+    assert contents("runs/n") == want
+
+
+# ------------------------------------------------ how to go on is said wherever there is something to go on with
+
+@pytest.mark.parametrize("module, name, so_far", [
+    (report, "pictures", " after 3 of 3 rounds"), (report, "final_table", " after 3 of 3 rounds"), (report, "describe", ""),
+    (checkpoint, "load", ""), (report, "write_config", ""), (checkpoint, "refuse_to_begin", "")])
+def test_ctrl_c_says_how_to_go_on_wherever_the_folder_is_there(module, name, so_far, command, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, interrupted)
+        assert command("--name", "n") == 130
+    err = capsys.readouterr().err
+    assert err == f"\nStopped{so_far}; to go on: ./run.sh {' '.join(SMALL)} --name n --resume\n"
+    assert command("--name", "n", "--resume") == 0
+
+
+def test_ctrl_c_before_there_is_a_folder_says_no_more(command, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(data, "load", interrupted)
+    assert command("--name", "n") == 130 and capsys.readouterr().err == "\nStopped.\n" and not os.path.exists("runs")
+
+
+def test_the_newest_run_is_one_without_a_name_of_its_own(command, capsys):
+    assert command() == 0 and command("--name", "digits-fast-7") == 0 and command("--name", "digits--8") == 0
+    Path("runs/digits-9").touch()
+    capsys.readouterr()
+    assert command("--resume") == 0 and "runs/digits-1: accuracy.png" in capsys.readouterr().out
+    shutil.rmtree("runs/digits-1")
+    assert command("--resume") == 2 and "--resume finds no run of digits in runs/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("versions", [None, [], "x", 3])
+def test_versions_that_no_run_writes_are_one_line_and_stay(versions, command, capsys):
+    assert command() == 0
+    path = Path("runs/digits-1/config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "versions": versions}))
+    before = contents("runs/digits-1")
+    capsys.readouterr()
+    assert command("--resume") == 2
+    err = capsys.readouterr().err
+    assert "its config.json cannot be used (TypeError" in err and err.count("\n") == 1
+    assert contents("runs/digits-1") == before
+
+
 # ------------------------------------------------ repeating a finished run
 
 def test_a_run_repeated_gives_the_same_bytes_and_a_change_is_found(command, monkeypatch, capsys):
@@ -380,12 +496,14 @@ def test_a_run_repeated_gives_the_same_bytes_and_a_change_is_found(command, monk
     for name in ("rounds.csv", "clusters.csv", "prototypes.npz", "model.safetensors"):
         path = Path("runs/digits-1", name)
         whole = path.read_bytes()
+        *rows, last = whole.splitlines(keepends=True)
         path.write_bytes(whole.replace(b"0.1666", b"0.2666") if name == "rounds.csv" else
-                         whole.replace(b"\n3,9,", b"\n3,8,") if name == "clusters.csv" else whole + b"x")
+                         b"".join([*rows[:-1], last, rows[-1]]) if name == "clusters.csv" else whole + b"x")
         assert path.read_bytes() != whole
         assert repeat.main(["runs/digits-1"]) == 1
         assert f"another result: {name} of runs/digits-1.repeat differ" in capsys.readouterr().out
         path.write_bytes(whole)
+        shutil.rmtree("runs/digits-1.repeat")
 
 
 def test_what_another_method_trained_is_repeated_with_that_method(command, capsys):
@@ -402,8 +520,15 @@ def test_what_another_method_trained_is_repeated_with_that_method(command, capsy
     (lambda about: about["config"].update(rounds=9), "has 3 of 9 rounds; finish it first"),
     (lambda about: about["sources"]["syn"].update(sha256="other"), "the data of syn, sha256 other, this call has syn 1"),
     (lambda about: about.update(method={"name": "fedprox", "numbers": {"mu": 9}}), "was trained by fedprox with {'mu': 9}"),
-    (lambda about: about["config"].pop("clients"), "has settings of another version"),
+    (lambda about: about["config"].pop("clients"), "clients"),
     (lambda about: about["config"].update(shoe_size=43), "has settings of another version"),
+    (lambda about: about.pop("versions"), "its config.json cannot be used (KeyError: 'versions'); nothing was changed"),
+    (lambda about: about.update(versions=None), "its config.json cannot be used (TypeError"),
+    (lambda about: about.update(versions=[]), "its config.json cannot be used (TypeError"),
+    (lambda about: about.update(versions="x"), "its config.json cannot be used (TypeError"),
+    (lambda about: about.pop("sources"), "its config.json cannot be used (KeyError: 'sources')"),
+    (lambda about: about["sources"]["syn"].pop("sha256"), "its config.json cannot be used (KeyError: 'sha256')"),
+    (lambda about: about["sources"].update(syn=3), "its config.json cannot be used (TypeError"),
 ])
 def test_what_cannot_be_repeated_is_one_line(change, part, command, capsys):
     assert command() == 0
@@ -415,6 +540,57 @@ def test_what_cannot_be_repeated_is_one_line(change, part, command, capsys):
     err = capsys.readouterr().err
     assert part in err and err.count("\n") == 1
     assert repeat.main(["runs/none"]) == 2 and os.listdir("runs") == ["digits-1"]
+
+
+@pytest.mark.parametrize("make", [lambda path: os.mkdir(path), lambda path: Path(path).write_text("mine"),
+                                  lambda path: os.symlink("nowhere", path), lambda path: shutil.copytree("runs/digits-1", path)],
+                         ids=["an empty folder", "a file", "a link to nowhere", "a run of the same settings"])
+def test_what_is_there_under_the_name_of_the_repetition_stays(make, command, monkeypatch, capsys):
+    assert command() == 0
+    make("runs/digits-1.repeat")
+    before = everything("runs")
+    monkeypatch.setattr(fpl, "run", None)
+    capsys.readouterr()
+    assert repeat.main(["runs/digits-1"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "runs/digits-1.repeat is there already" in err and "nothing was changed: move it away" in err
+    assert everything("runs") == before
+
+
+@pytest.mark.parametrize("make", [lambda path: (os.mkdir(path), Path(path, "rounds.csv").write_text("mine")),
+                                  lambda path: shutil.copytree("runs/digits-1", path), lambda path: Path(path).write_text("mine")],
+                         ids=["a folder of something", "a run of the same settings", "a file"])
+def test_a_repetition_goes_on_with_no_other_folder_than_its_own(make, command, capsys):
+    assert command() == 0
+    make("runs/digits-1.repeat.part")
+    before = everything("runs")
+    capsys.readouterr()
+    assert repeat.main(["runs/digits-1"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "runs/digits-1.repeat.part" in err and everything("runs") == before
+
+
+def test_a_repetition_that_was_interrupted_goes_on(command, monkeypatch, capsys):
+    assert command() == 0
+    first = []
+
+    def stopped(clients, tests, cfg, state=None, engine=map, method=fpl.FPL):
+        for result in stand_in_run(clients, tests, cfg, state, engine, method):
+            yield result
+            raise KeyboardInterrupt
+
+    def going_on(clients, tests, cfg, state=None, engine=map, method=fpl.FPL):
+        first.append(state.round)
+        yield from stand_in_run(clients, tests, cfg, state, engine, method)
+
+    monkeypatch.setattr(fpl, "run", stopped)
+    capsys.readouterr()
+    assert repeat.main(["runs/digits-1"]) == 130
+    assert capsys.readouterr().err == "\nStopped; the same command goes on.\n"
+    assert sorted(os.listdir("runs")) == ["digits-1", "digits-1.repeat.part"]
+    monkeypatch.setattr(fpl, "run", going_on)
+    assert repeat.main(["runs/digits-1"]) == 0
+    assert first == [1] and os.listdir("runs") == ["digits-1"]
 
 
 # ------------------------------------------------ real runs, really killed

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,15 @@ BAD = [  # arguments -> a part of the one line that must come
     (["digits", "--tau", "nan"], "--tau is nan; it must be a finite number"),
     (["digits", "--lr", "inf"], "--lr is inf; it must be a finite number"),
     (["digits", "--seed", "-1"], "--seed is -1; it must be at least 0"),
+    (["digits", "--seed", "9" * 101], "it must be at most 1e+100"),
+    (["digits", "--seed", "9" * 4300], "it must be at most 1e+100"),
+    (["digits", "--width", "9" * 20], f"--width is {'9' * 20}; it must be at most 512"),
+    (["digits", "--width", "3000000000"], "--width is 3000000000; it must be at most 512"),
+    (["digits", "--rounds", "1000000001"], "--rounds is 1000000001; it must be at most 1000000000"),
+    (["digits", "--local-epochs", "9" * 20], "it must be at most 1000000000"),
+    (["digits", "--batch-size", "9" * 20], "it must be at most 1000000000"),
+    (["digits", "--test-images", "9" * 20], "it must be at most 1000000000"),
+    (["digits", "--clients", f"1,1,{'9' * 20},1"], "not negative, not all zero and at most 1000000000"),
     (["digits", "--cpcl", "-1"], "--cpcl is -1.0; it must be at least 0"),
     (["digits", "--clients", "0,0,0,0"], "--clients is 0,0,0,0; it must be 4 whole numbers"),
     (["digits", "--clients", "6,4,3"], "--clients is 6,4,3; it must be 4 whole numbers"),
@@ -128,17 +138,63 @@ def test_two_processes_in_two_folders_leave_the_same_bytes(two_runs):
     assert rows[0] == rows[1]
 
 
-def test_ctrl_c_ends_with_a_sentence_and_keeps_the_finished_rounds(tmp_path):
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]], ids=["once", "three times"])
+def test_ctrl_c_ends_with_a_sentence_and_keeps_the_finished_rounds(numbers, tmp_path):
     process = subprocess.Popen([sys.executable, ROOT / "fpl.py", *SMALL, "--rounds", "1000", "--name", "long"], cwd=tmp_path,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("round"):
             break
-    process.send_signal(signal.SIGINT)
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.002)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Traceback" not in err and "of 1000 rounds; to go on: ./run.sh digits" in err and err.rstrip().endswith("--name long --resume")
+    assert process.returncode == 130 and err.count("\n") == 2
+    assert err.startswith("\nStopped after ") and "of 1000 rounds; to go on: ./run.sh digits" in err and err.rstrip().endswith("--name long --resume")
     assert load_file(tmp_path / "runs" / "long" / "model.safetensors")
+
+
+ENDING = """
+import atexit, sys, time
+from lab import cli
+def wait(argv):
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        print("closed", flush=True)
+def end():
+    print("ending", flush=True)
+    time.sleep(4)
+    print("ended", flush=True)
+atexit.register(end)
+cli.as_program(lambda: cli.guarded(wait, []))
+"""
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM, signal.SIGTERM, signal.SIGINT], [signal.SIGINT] * 20], ids=["three", "twenty"])
+def test_more_signals_interrupt_neither_the_sentence_nor_the_end_of_the_packages(numbers, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ENDING], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+    process.stdout.readline()  # ready
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.002)
+    assert [process.stdout.readline() for _ in range(2)] == ["closed\n", "ending\n"]
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (130, "ended\n", "\nStopped.\n")
+
+
+def test_ctrl_c_says_that_bench_begins_again(monkeypatch, capsys):
+    from lab import bench
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(cli, "read_options", interrupted)
+    assert bench.main([]) == 130 and capsys.readouterr().err == "\nStopped; the same command begins again.\n"
 
 
 def test_help_names_every_setting(capsys):

@@ -235,12 +235,12 @@ def test_calls_at_once_share_the_runs_out_and_keep_out_of_each_others(lab, capsy
     assert lab("compare", *SMALL, "--methods", "fedavg", "--seeds", "1") == 0
     part = "runs/compare-digits/fpl/seed-0.part"
     os.makedirs(part)
-    Path(part, "rounds.csv").write_text("of the other call")
+    Path(part, "config.json.part").write_text("of the other call")
     handle = os.open(part, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     lab(*TWO)  # its first run would be the other's
     assert "another call" in capsys.readouterr().out
-    assert Path(part, "rounds.csv").read_text() == "of the other call"
+    assert Path(part, "config.json.part").read_text() == "of the other call"
     assert names(lab) == [("fedavg", 1), ("fpl", 1)]
     os.close(handle)
     assert lab(*TWO) == 0 and names(lab) == [("fpl", 0)]
@@ -265,6 +265,43 @@ def test_a_run_that_another_call_finished_meanwhile_is_not_done_again(lab, monke
     assert not list(Path("runs").rglob("*.part"))
 
 
+def no_folder(path, make):
+    """At path a file, or a link to nowhere."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if make == "file":
+        Path(path).write_text("mine")
+    else:
+        os.symlink("nowhere", path)
+
+
+@pytest.mark.parametrize("make", ["file", "link"])
+@pytest.mark.parametrize("path", ["", "/fpl", "/fpl/seed-1", "/fpl/seed-1.part"])
+def test_what_stands_where_a_folder_must_be_is_refused_before_anything_is_trained(lab, path, make, capsys):
+    path = f"runs/compare-digits{path}"
+    if path.count("/") > 1:
+        assert lab("compare", *SMALL, "--methods", "moon", "--seeds", "1") == 0
+    no_folder(path, make)
+    before = sorted(map(str, Path("runs").rglob("*")))
+    capsys.readouterr()
+    assert lab(*TWO) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err == (f"fpl: {path} is there and no folder; nothing was changed: move it away or give another --name\n")
+    assert lab.trained == [] and sorted(map(str, Path("runs").rglob("*"))) == before
+
+
+@pytest.mark.parametrize("versions", [None, [], "x", 3, [["numpy", 1, 2]]])
+def test_versions_that_no_run_writes_are_one_line_and_stay(lab, versions, capsys):
+    assert lab(*TWO) == 0
+    path = Path("runs/compare-digits/config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "versions": versions}))
+    before = files("runs")
+    capsys.readouterr()
+    assert lab(*TWO, "--seeds", "3") == 2
+    err = capsys.readouterr().err
+    assert "runs/compare-digits is there, but its config.json cannot be used" in err and err.count("\n") == 1
+    assert lab.trained == [] and files("runs") == before
+
+
 @pytest.mark.parametrize("arguments, part", [
     ([], "the command is missing; it must be compare or ablate"),
     (["digits"], "the command is digits; it must be compare or ablate"),
@@ -275,6 +312,9 @@ def test_a_run_that_another_call_finished_meanwhile_is_not_done_again(lab, monke
     (["ablate", "digits", "--methods", "fpl"], "--methods names 'fpl'; there are neither, cpcl, upcr, both"),
     (["compare", "digits", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
     (["compare", "digits", "--seeds", "two"], "invalid int value: 'two'"),
+    (["compare", "digits", "--seed", "9" * 4300, "--seeds", "2"], "it must be at most 1e+100"),
+    (["compare", "digits", "--seed", str(int(1e100)), "--seeds", "2"], "it must be at most 1e+100"),
+    (["compare", "digits", "--width", "3000000000"], "--width is 3000000000; it must be at most 512"),
     (["compare", "digits", "--tau", "0"], "--tau is 0.0; it must be more than 0"),
     (["compare", "digits", "--name", "../up"], "--name is '../up'"),
     (["compare", "digits", "--name", "."], "--name is '.'"),

@@ -181,6 +181,16 @@ def test_a_part_file_that_links_elsewhere_is_not_written_through(server, tmp_pat
     assert (tmp_path / "mine").read_bytes() == b"mine" and server.starts == []
 
 
+@pytest.mark.parametrize("loop", [".", "set", "set/a.bin", "set/a.bin.part"])
+def test_a_link_to_itself_is_one_line(loop, server, tmp_path):
+    place = tmp_path / "inside" / loop
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(place)
+    with pytest.raises(InputError, match="symbolic links|File exists|no file") as caught:
+        get(server, tmp_path / "inside")
+    assert len(cli.one_line(caught.value).splitlines()) == 1 and server.starts == [] and place.is_symlink()
+
+
 @pytest.mark.parametrize("name", ["a.bin", "a.bin.part"])
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
 def test_what_is_no_file_is_not_written_to(name, make, server, tmp_path):

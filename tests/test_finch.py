@@ -244,3 +244,8 @@ def well_apart(x, partitions):
         if len(rows) > 2 and (similarity[:, -1] - similarity[:, -2]).min() < 16 * 2.0**-24:
             return False
     return True
+
+
+def test_the_mean_of_a_cluster_is_over_its_own_rows():
+    x = np.array([[1.0, 2.0], [7.0, 8.0], [3.0, 4.0]])
+    np.testing.assert_array_equal(finch_module.cluster_means(x, np.array([0, 1, 0])), [[2, 3], [7, 8]])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
@@ -226,6 +226,14 @@ def test_what_a_header_promises_is_not_allocated(what, tmp_path):
         read(tmp_path / name, tmp_path)
 
 
+@pytest.mark.parametrize("name, size", [("a.png", 1 << 31), ("images", 1 << 31), ("train_32x32.mat", 1 << 32), ("train_32x32.mat", 1 << 30)])
+def test_a_sparse_file_which_takes_no_disk_takes_no_memory(name, size, tmp_path):
+    (tmp_path / name).touch()
+    os.truncate(tmp_path / name, size)
+    with bounded(CONSTANT, 1 << 24), pytest.raises(fpl.InputError):
+        read(tmp_path / name, tmp_path)
+
+
 # ---------------------------------------------------------------- the command line
 
 WORDS = ["", "0", "1", "-1", "nan", "inf", "1e400", "1e-320", "9" * 5000, "1_0", "٣", "²", "6,4,3,7", "1,,2", "a\nb", "\udcff", "a b", "%s",
@@ -376,6 +384,98 @@ def test_a_value_that_no_run_writes_is_refused_in_one_line(name, old, new, left)
     assert one_line_or(folders.read_run, folder) is None
 
 
+NINES = b"9" * 400
+DOMAINS = b"mnist,usps,svhn,syn"
+
+
+def config_with(**changes):
+    """config.json with other settings, or another variant; ... takes one out."""
+    def change(content):
+        about = json.loads(content)
+        for name, value in changes.items():
+            part = about if name in ("variant", "sources") else about["config"]
+            part.pop(name) if value is ... else part.update({name: value})
+        return json.dumps(about).encode()
+    return change
+
+
+def replaced(old, new):
+    """Every old text exchanged."""
+    def change(content):
+        assert old in content
+        return content.replace(old, new)
+    return change
+
+
+def first_row(row):
+    """Another row in place of a table's first."""
+    def change(content):
+        head, _, *rows = content.splitlines(keepends=True)
+        return head + row + b"\n" + b"".join(rows)
+    return change
+
+
+def without_columns(first, last):
+    """A table without some of its columns."""
+    return lambda content: b"".join(b",".join(cells[:first] + cells[last:]) + b"\n"
+                                    for cells in (line.split(b",") for line in content.splitlines()))
+
+
+SPOILED = [  # file, what is done to it, the words that must come; None: the report must come, with its pictures
+    *[("config.json", config_with(**{name: ...}), f"lacks {name};") for name in ("seed", "rounds", "cpcl", "upcr", "tau", "clients")],
+    ("config.json", config_with(task=...), "lacks a task"),
+    ("config.json", config_with(clients=[]), "has clients '[]'"),
+    ("config.json", config_with(variant="$\\frac$"), None),
+    ("config.json", config_with(variant="a b 数据"), None),
+    *[("config.json", config_with(variant=name), "has variant")
+      for name in ("\ud800", "a\0b", "\x1b[31m", "a\nb", "_x", "x" * 101, ["fpl"], 3, {"a": 1})],
+    ("config.json", config_with(sources={"a\x1bb": {}}), "has a domain"),
+    ("rounds.csv", without_columns(2, 6), "rounds.csv has the domains ''"),
+    ("rounds.csv", replaced(b"mnist", b"avg"), "rounds.csv has the domains ''"),
+    ("rounds.csv", replaced(b"usps", b"avg"), "clusters.csv has the domains 'mnist,usps,svhn,syn', not 'mnist' or"),
+    ("rounds.csv", replaced(b"avg", b"mean"), "rounds.csv has the domains"),
+    ("rounds.csv", replaced(b"usps", b"mnist"), "rounds.csv has the domains"),
+    *[("rounds.csv", replaced(b"mnist", name), "rounds.csv has the domains") for name in (b"", b"$\\frac$", b"\x1b", b"amazon", b"_x")],
+    ("clusters.csv", first_row(b"1,0,0,0,0,0,0,0"), "0 members, not 0"),
+    ("clusters.csv", first_row(b"1,0,0,2,1,0,0,0"), "1 members, not 2"),
+    ("clusters.csv", first_row(b"1,0,0,-5,-5,0,0,0"), "'-5' is no whole number"),
+    ("clusters.csv", first_row(b"1,0,0,1,6,-5,0,0"), "'-5' is no whole number"),
+    ("clusters.csv", first_row(b"1,0,0," + NINES + b"," + NINES + b",0,0,0"), "is no whole number"),
+    ("clusters.csv", first_row(b"1,0,0,9,9,0,0,0"), "members of mnist in class 0 of round 1, where mnist has 2 clients"),
+    ("clusters.csv", first_row(b"1,10,0,1,1,0,0,0"), "class 10 of 10"),
+    ("clusters.csv", first_row(b"1,-1,0,1,1,0,0,0"), "'-1' is no whole number"),
+    ("clusters.csv", first_row(b"9,0,0,1,1,0,0,0"), "has a round 9 of 2"),
+    ("clusters.csv", first_row(b"0,0,0,1,1,0,0,0"), "has a round 0 of 2"),
+    ("clusters.csv", lambda content: content + b"".join(b"2,%d,0,1,1,0,0,0\n" % k for k in range(300)), "class 10 of 10"),
+    ("clusters.csv", lambda content: content + b"2,0,0,1,1,0,0,0\n" * 3000, "where mnist has 2 clients"),
+    ("clusters.csv", without_columns(4, 8), "clusters.csv has the domains ''"),
+    ("clusters.csv", lambda content: b"round,class,cluster,clients,usps,svhn,syn\n1,0,0,1,1,0,0\n",
+     "has the domains 'usps,svhn,syn', rounds.csv beside it 'mnist,usps,svhn,syn'"),
+    ("clusters.csv", replaced(DOMAINS, b"caltech,amazon,webcam,dslr"), "clusters.csv has the domains"),
+    ("clusters.csv", replaced(DOMAINS, b"usps,mnist,svhn,syn"), "rounds.csv beside it"),
+]
+
+
+@pytest.mark.parametrize("name, change, words", SPOILED, ids=[f"{name} {i}" for i, (name, *_) in enumerate(SPOILED)])
+@pytest.mark.filterwarnings("error")
+def test_a_report_with_all_its_pictures_comes_or_one_line(name, change, words, left, capsys):
+    folder = restored(left, name, change(left[1][name]))
+    assert page.main([folder]) == (2 if words else 0)
+    err = capsys.readouterr().err
+    assert (words in err and err.startswith("report: ") and err.count("\n") == 1 and len(err) < 600) if words else not err
+
+
+@pytest.mark.parametrize("name, spoil", [("config.json", spoiled_json), ("rounds.csv", spoiled_csv), ("clusters.csv", spoiled_csv)])
+@given(drawn=st.data())
+@settings(max_examples=max(8, settings.default.max_examples // 10))  # each draws for a second, unless it is refused
+def test_what_is_read_can_be_drawn_too(name, spoil, left, drawn):
+    folder = restored(left, name, drawn.draw(spoil(left[1][name])))
+    try:
+        page.write_report(folder)
+    except fpl.InputError as error:
+        assert "\n" not in str(error)
+
+
 @given(drawn=st.data())
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_spoiled_prototypes_are_read_or_refused_in_one_line(left, drawn):
@@ -389,6 +489,10 @@ def test_spoiled_prototypes_are_read_or_refused_in_one_line(left, drawn):
 @pytest.mark.parametrize("change", [
     {"unbiased": np.full((10, 32), np.nan)}, {"clusters": np.full((10, 2, 32), "x")}, {"unbiased": np.ones((10, 32), complex)}, {"mask": np.ones((10, 2))}, {"counts": np.full((5, 10), -1)},
     {"class_means": np.ones((5, 10, 31))}, {"class_means": np.ones((5, 10))}, {"unbiased": np.ones((9, 32))},
+    {"class_means": np.ones((5, 300, 32)), "counts": np.ones((5, 300)), "clusters": np.ones((300, 2, 32)), "mask": np.ones((300, 2), bool),
+     "unbiased": np.ones((300, 32))}, {"clusters": np.ones((10, 3000, 32)), "mask": np.ones((10, 3000), bool)},
+    {"class_means": np.full((5, 10, 32), 1e308)}, {"unbiased": np.full((10, 32), 3e38, np.float32)}, {"counts": np.zeros((5, 10), int)},
+    {"class_means": np.ones((5, 10, 32), np.float16)}, {"class_means": np.ones((5, 10, 32), np.longdouble)},
     {"class_means": np.ones((5, 0, 32)), "counts": np.ones((5, 0)), "clusters": np.ones((0, 2, 32)), "mask": np.ones((0, 2), bool),
      "unbiased": np.ones((0, 32))}], ids=lambda change: " ".join(f"{name} {list(value.shape)}" for name, value in change.items()))
 def test_prototypes_that_no_run_writes_are_refused_in_one_line(change, left):

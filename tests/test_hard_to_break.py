@@ -139,6 +139,9 @@ DIGIT_FILES = [  # what there is, how it is made of a good copy, the words that 
     ("a link to the file", lambda root: ((root / IMAGES).rename(root / "elsewhere"), (root / IMAGES).symlink_to(root / "elsewhere")),
      digits_as("mnist")),
     ("upper-case names", lambda root: (root / IMAGES).rename(root / IMAGES.replace("train-images", "TRAIN-IMAGES")), digits_as("mnist")),
+    ("an ending in capitals", lambda root: ((root / IMAGES).unlink(), write(root / "MNIST/raw/TRAIN-IMAGES-IDX3-UBYTE.GZ",
+                                                                          gzip.compress(idx(GREY)))), digits_as("mnist")),
+    ("a sparse file of 2 GB", lambda root: os.truncate(root / IMAGES, 1 << 31), "2147483648 bytes; wanted at most 536870912"),
     # -- USPS
     ("an infinite value", lambda root: write(root / "USPS/usps", LINE.replace(b" 7:-1", b" 7:-inf")), "line 1: value -inf"),
     ("a huge value", lambda root: write(root / "USPS/usps", LINE.replace(b" 7:-1", b" 7:1e999")), "line 1: value inf"),
@@ -158,6 +161,15 @@ DIGIT_FILES = [  # what there is, how it is made of a good copy, the words that 
     ("no newline at the end", lambda root: write(root / "USPS/usps", usps(DIGITS + 1)[:-1]), digits_as("usps")),
     ("bz2 that unpacks to far more than its size", instead("USPS/usps", bz2.compress(LINE * 2000), ".bz2"), "too many for its size"),
     ("a plain file called .bz2", instead("USPS/usps", LINE, ".bz2"), "usps.bz2: damaged"),
+    ("an ending of USPS in capitals", instead("USPS/usps", bz2.compress(usps(DIGITS + 1)), ".BZ2"), digits_as("usps")),
+    ("an underscore in a label", lambda root: write(root / "USPS/usps", LINE.replace(b"1 ", b"1_0 ", 1)), "line 1: not of the form"),
+    ("an underscore in a value", lambda root: write(root / "USPS/usps", LINE.replace(b" 7:-1", b" 7:-0_1")),
+     "line 1: not of the form `label 1:value ... 256:value` from b'_1 8:-1"),
+    ("an underscore in an index", lambda root: write(root / "USPS/usps", LINE.replace(b" 12:", b" 1_2:")), "line 1: not of the form"),
+    ("blanks in place of all colons", lambda root: write(root / "USPS/usps", LINE.replace(b":", b" ")), "line 1: not of the form"),
+    ("a colon too many", lambda root: write(root / "USPS/usps", LINE.replace(b" 7:", b" 7::")), "line 1: not of the form"),
+    ("values in other writings", lambda root: write(root / "USPS/usps", usps(DIGITS + 1).replace(b" 7:-1", b" 7:-1.0e+00").replace(
+        b" 8:-1", b" 8:-10E-1").replace(b" 9:-1", b" 9:-1.").replace(b"1 1:", b"+1. 1:")), digits_as("usps")),
     # -- MATLAB
     ("variables of other names", mat(X=None, x=COLOUR), "X and y (KeyError"),
     ("images as floating-point numbers", mat(X=COLOUR.transpose(1, 2, 3, 0) / 255), "X is float64 [32, 32, 3, 10]"),
@@ -185,6 +197,10 @@ DIGIT_FILES = [  # what there is, how it is made of a good copy, the words that 
     ("packed data without an end", lambda root: (mat(do_compression=True)(root), os.truncate(root / MAT, 9000)), "promises"),
     ("packed data that unpack to far more than their size", lambda root: write(root / MAT, (root / MAT).read_bytes()[:128] + (
         lambda packed: struct.pack("<II", 15, len(packed)) + packed)(zlib.compress(bytes(20_000_000)))), "cut off or too many"),
+    ("labels in two rows", mat(y=np.arange(10).reshape(2, 5)), "y is [2, 5]; wanted [n, 1] or [1, n]"),
+    ("labels in two columns", mat(y=np.arange(10).reshape(5, 2)), "y is [5, 2]; wanted [n, 1] or [1, n]"),
+    ("zeros written as 0 and as 10", mat(y=np.array([[10], [0], *([digit] for digit in range(2, 10))])), "y has both 0 and 10"),
+    ("a sparse file of more than 2 GB", lambda root: os.truncate(root / MAT, (1 << 31) + 1), "2147483649 bytes; wanted at most 2147483648"),
     # -- pictures
     ("400 million pixels in 50 kB", one_picture(png_of(20_000, 20_000, bytes(2501 * 20_000))), "not a readable image"),
     ("100 million pixels in 13 kB", one_picture(png_of(10_000, 10_000, bytes(1251 * 10_000))), "10000 x 10000 pixels in"),
@@ -211,6 +227,8 @@ DIGIT_FILES = [  # what there is, how it is made of a good copy, the words that 
     ("a picture of one row", one_picture(saved(Image.new("RGB", (5000, 1), (0, 128, 0)))), class_3(GREEN)),
     ("a JPEG called .png in capitals", one_picture(saved(Image.fromarray(GREEN), "JPEG", quality=100), "A.PNG"),
      lambda train: abs(train["syn"][0][3].astype(int) - GREEN).max() <= 2),
+    ("a sparse picture of 2 GB", lambda root: os.truncate(root / CLASS / "a.png", 1 << 31),
+     "3/a.png: not a readable image (2147483648 bytes, wanted at most 67108864)"),
     ("a picture with a tail", one_picture(saved(Image.fromarray(COLOUR[1])) + b"tail"), class_3(COLOUR[1])),
     # -- folders
     ("a folder called like a picture", beside("x.png", Path.mkdir), class_3(COLOUR[3])),
@@ -404,6 +422,31 @@ def test_a_run_without_one_of_its_files_is_not_repeated_in_vain(command, capsys)
     one_line(capsys, "runs/n lacks prototypes.npz")
 
 
+IN_THE_WAY = ["config.json.part", "rounds.csv", "clusters.csv", "model.safetensors", "model.safetensors.part", "prototypes.npz.part",
+              "prototypes-1.npz", "state.safetensors.part", "accuracy.png.part"]
+
+
+@pytest.mark.parametrize("name", IN_THE_WAY)
+def test_a_folder_in_the_place_of_a_file_is_one_line_and_the_run_goes_on_without_it(name, command, tmp_path, capsys):  # noqa: F811
+    assert command("--name", "whole") == 0
+    os.makedirs(f"runs/n/{name}")
+    if name != "config.json.part":
+        shutil.copy("runs/whole/config.json", "runs/n")
+    capsys.readouterr()
+    assert command("--name", "n", "--resume") == 2
+    one_line(capsys, f"runs/n/{name}", "; look at what is there, move it away and give the same command again")
+    os.rmdir(f"runs/n/{name}")
+    assert command("--name", "n", "--resume") == 0 and tree(tmp_path / "runs/n") == tree(tmp_path / "runs/whole")
+
+
+@pytest.mark.parametrize("number", ["digits-1", "digits-2"])
+def test_a_link_to_nowhere_takes_no_run_and_its_number_is_left_out(number, command):  # noqa: F811
+    os.makedirs("runs")
+    os.symlink("nowhere", f"runs/{number}")
+    assert command() == 0 and command() == 0
+    assert sorted(os.listdir("runs")) == ["digits-1", "digits-2", "digits-3"] and os.path.islink(f"runs/{number}")
+
+
 # ---------------------------------------------------------------- a disk that takes no more
 
 @contextlib.contextmanager
@@ -436,7 +479,7 @@ def test_a_full_disk_is_one_line_and_a_run_goes_on_when_there_is_room(share, no_
         room = os.statvfs("runs").f_bavail * os.statvfs("runs").f_bsize
         Path("runs/full").write_bytes(bytes(room - pages * 4096))
         assert command("--name", "n") == 2
-        one_line(capsys, "No space left on device")
+        one_line(capsys, "No space left on device", "; make room, what is finished is kept")
         os.remove("runs/full")
         again = ["--resume"] if os.path.isdir("runs/n") else []
         assert command("--name", "n", *again) == 0
@@ -451,7 +494,7 @@ def test_a_limit_on_the_size_of_files_is_one_line(command, capsys):  # noqa: F81
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert status == 2
-    one_line(capsys, "cannot be written", "File too large")
+    one_line(capsys, "cannot be written", "File too large", "; make room, what is finished is kept")
     assert command("--name", "n", "--resume") == 0
 
 

@@ -183,6 +183,22 @@ def test_cpcl_at_a_tiny_temperature_divides_the_largest_exponent_out():
     assert oracle.cpcl_loss([[0.0, 1.0]], [0], ragged, 0.005) == pytest.approx(200, rel=1e-12)
 
 
+def test_own_prototypes_are_those_of_the_class_alone_and_all_classes_beside_it_are_others():
+    ragged = {0: [[1.0, 0.0]], 1: [[0.0, 1.0], [1.0, 1.0]], 2: [[-1.0, 0.0], [0.0, -1.0], [1.0, -1.0]]}
+    for k, (own, other) in {0: (1, 5), 1: (2, 4), 2: (3, 3)}.items():
+        counts = tuple(len(part) for part in oracle.shares(np.array([1.0, 2.0]), k, ragged, 1.0))
+        assert counts == (own, other)
+
+
+def test_fedprocs_gradient_is_the_slope_of_its_loss_for_a_short_feature_too():
+    logits, z, prototypes = [[0.5, -1.0]], [[0.3, 0.4]], {0: [1.0, 0.0], 1: [1.0, 2.0]}
+    _, to_z = oracle.fedproc_grad(logits, z, [1], prototypes, 0.5, 0.75)
+    slope = oracle.finite_difference(lambda x: oracle.fedproc_loss(logits, x, [1], prototypes, 0.5, 0.75), z, 1e-5)
+    # a difference is off by h^2 / 6 times the third derivative, which is below 1e3 at |z| = tau = 0.5: 2e-8
+    np.testing.assert_allclose(to_z, slope, rtol=0, atol=1e-7)
+    assert np.abs(to_z).max() > 0.1
+
+
 def test_a_weighted_mean_weighs():
     mean = oracle.weighted_mean([{"a": np.array([[1.0, 2.0]]), "b": np.array(4.0)}, {"a": np.array([[5.0, 10.0]]), "b": np.array(8.0)}], [1, 3])
     assert mean["a"].tolist() == [[4.0, 8.0]] and mean["b"].shape == () and mean["b"] == 7.0

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import time
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -184,7 +185,7 @@ def test_an_incomplete_set_makes_the_tables_that_it_can_and_leaves_no_variant_ou
 
 def why(tmp_path, task="digits", sources=None, **changes):
     config = made_runs.config_of(task, **{"rounds": 100, **changes})
-    folder = made_runs.write_run(f"{tmp_path}/run", config, flat(20), sources=sources)
+    folder = made_runs.write_run(f"{tmp_path}/run", config, [dict.fromkeys(made_runs.SOURCES[task], 20)], sources=sources)
     return tables.why_different([folders.read_run(folder)])
 
 
@@ -193,6 +194,8 @@ def test_the_reasons_for_other_numbers_come_from_the_settings_and_the_data(tmp_p
     for words in ("rounds 10 (100)", "width 8 (64)", "test images 1000 (all)", "clients 3,7,6,4 (6,4,3,7)", "sum (mean)",
                   "svhn has 4,434 training images (73,257)", "syn has 2,000 training images (10,000)", "1 seed (3)"):
         assert words in text
+    shutil.rmtree(tmp_path / "run")
+    assert "batch size 1000000 (64)" in why(tmp_path, batch_size=10 ** 6)
     assert "mnist" not in text and "local epochs" not in text and "lr" not in text and "tau" not in text
 
 
@@ -227,7 +230,7 @@ def test_clusters_per_class_and_purity_and_mixtures_are_those_of_clusters_csv(tm
 
 
 def test_the_heat_table_shows_the_last_rounds_members_class_by_class(tmp_path):
-    write(tmp_path, "fpl", 0, [20, 30], clusters=[[(0, 0, {"mnist": 9})], ROWS])
+    write(tmp_path, "fpl", 0, [20, 30], clusters=[[(0, 0, {"mnist": 6})], ROWS])
     run, = folders.find_runs(tmp_path)
     figure, caption = charts.heat(run)
     first, second = [axes for axes in figure.axes if axes.get_visible()]
@@ -322,8 +325,36 @@ def test_clusters_of_another_number_of_clients_are_refused(tmp_path):
     about = json.loads(Path(folder, "config.json").read_text())
     about["config"]["clients"] = [1, 1, 1, 1]
     Path(folder, "config.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="clusters.csv has 4 members of mnist .*, where .* has 1 client;"):
+        page.write_report(folder)
+    os.remove(f"{folder}/clusters.csv")
     with pytest.raises(InputError, match="prototypes.npz is not what a run of 4 clients writes"):
         page.write_report(folder)
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "$x$", "数据", "a" * 100, "%s {}"])
+@pytest.mark.filterwarnings("error")
+def test_a_name_is_drawn_as_it_stands(name, tmp_path):
+    """And what this font has not, as boxes."""
+    folder = write(tmp_path, name, 0, [20, 30], clusters=[ROWS, ROWS])
+    figure, _ = charts.curves(tables.by_variant(folders.find_runs(folder)), ["AVG"])
+    assert page.png(figure) and [text.get_text() for text in figure.legends[0].get_texts()] == [name]
+    assert not figure.legends[0].get_texts()[0].get_parse_math()
+    assert name in Path(page.write_report(folder)).read_text()
+
+
+@pytest.mark.parametrize("count", [40, 3000])
+def test_many_clusters_of_a_class_are_drawn_in_a_moment_and_never_hide_one_another(count, small):
+    run = folders.find_runs(small)[0]
+    run = run._replace(clusters={1: [(0, {"mnist": 2}), (0, {"usps": 1, "syn": 1})] * (count // 2)})
+    start = time.process_time()
+    figure, caption = charts.heat(run)
+    page.png(figure)
+    assert time.process_time() - start < 3
+    axes = figure.axes[0]
+    assert len(axes.texts) == (60 if count == 40 else 0) and ("the shade alone" in caption) == (count > 40)
+    assert len(axes.get_xticks()) == 20 and axes.get_xticklabels()[0].get_text() == "1"
+    assert axes.images[0].get_array().shape == (3, count)
 
 
 # -- the page
@@ -430,12 +461,16 @@ def test_the_screen_has_aligned_tables(small):
     ("rounds.csv", "round,loss,mnist,avg\n1,2.0,nan,30\n", "nan is no percentage"),
     ("rounds.csv", "round,loss,mnist\n1,2.0,30\n", "line 2"),
     ("rounds.csv", "round,loss,mnist,avg\n1,2.0,30,30\n3,2.0,30,30\n", "does not count its rounds"),
+    ("rounds.csv", "round,loss,mnist,avg\n1,2.0,1_0,30\n", "1_0 is no percentage"),
+    ("rounds.csv", "round,loss,mnist,avg\n1,2_0,30,30\n", "2_0 is no number"),
+    ("rounds.csv", "round,loss,mnist,avg\n1_0,2.0,30,30\n", "'1_0' is no whole number"),
     ("rounds.csv", "name,price\napple,3\n", "begins with 'name,price'"),
     ("rounds.csv", "", "begins with ''"),
     ("rounds.csv", "\x00\x01\xff", "begins with"),
     ("clusters.csv", "round,class,cluster,clients,mnist\n1,0,0,2,x\n", "line 2"),
     ("config.json", "{", "is not what a run writes"),
     ("config.json", '{"config": {"task": "digits"}}', "lacks seed, rounds"),
+    ("config.json", '{"config": {"task": "digits", "seed": 0, "rounds": 1, "cpcl": 1, "upcr": 1, "tau": 1}}', "lacks clients"),
     ("config.json", '{"config": {"task": "cats", "seed": 0, "rounds": 1, "cpcl": 1, "upcr": 1, "tau": 1}}', "lacks a task"),
     ("config.json", '{"config": 3}', "is not what a run writes")])
 def test_a_file_that_no_run_left_so_is_named_in_one_line(name, content, words, small, capsys):

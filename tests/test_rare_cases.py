@@ -341,6 +341,7 @@ FLAGS = {  # flags -> a part of the line
     "--batch-size 0": "--batch-size is 0; it must be at least 1",
     "--local-epochs 0": "--local-epochs is 0; it must be at least 1",
     "--width 0": "--width is 0; it must be at least 1",
+    "--width 513": "--width is 513; it must be at most 512",
     "--clients=-1,1,1,1": "'-1,1,1,1' is not whole numbers with commas",
     "--fraction 1e-9": "clients want 0 each; change --clients or --fraction",
     "--clients 200,0,0,0": "mnist has 40 training images, but 200 clients want 600 each; change --clients or --fraction",

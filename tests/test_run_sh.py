@@ -34,8 +34,8 @@ def door(tmp_path):
     log = tmp_path / "log"
     clean = {name: value for name, value in os.environ.items() if name not in ("HYPOTHESIS_PROFILE", "FPL_PYTHON")}
 
-    def call(*arguments, **environment):
-        return subprocess.run([root / "run.sh", *arguments], cwd=caller, capture_output=True, text=True, timeout=60,
+    def call(*arguments, script=root / "run.sh", **environment):
+        return subprocess.run([script, *arguments], cwd=caller, capture_output=True, text=True, timeout=60,
                               env={**clean, "FAKE_LOG": str(log), "FPL_PYTHON": str(fake), **environment})
     call.root, call.caller = root, caller
     call.log = lambda: log.read_text().splitlines() if log.exists() else []
@@ -57,6 +57,26 @@ def test_an_unknown_command_is_named_in_one_line_and_nothing_is_installed(door):
     assert result.stderr.count("\n") == 1 and "'digit'" in result.stderr
     assert "digits, office, compare, ablate, report, repeat, bench, flower, test, mutants or fetch" in result.stderr
     assert not (door.root / ".venv").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_link_to_it_from_anywhere_is_the_same_door(steps, door, tmp_path):
+    place = tmp_path / "my bin"
+    place.mkdir()
+    (place / "first").symlink_to("../a check out/run.sh")
+    (place / "fpl").symlink_to("first" if steps == 2 else door.root / "run.sh")
+    result = door("digits", "--seed", "1", script=place / "fpl")
+    assert result.returncode == 0, result.stderr
+    assert door.log()[-1] == f"{door.caller}||{door.root}/fpl.py|digits|--seed|1|" and (door.root / ".venv").is_dir()
+    assert sorted(os.listdir(place)) == ["first", "fpl"]
+
+
+def test_a_copy_without_its_checkout_makes_nothing_and_says_so_in_one_line(door, tmp_path):
+    os.mkdir(tmp_path / "bin")
+    shutil.copy(RUN_SH, tmp_path / "bin")
+    result = door("digits", script=tmp_path / "bin/run.sh")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and not door.log()
+    assert f"{tmp_path}/bin/requirements.txt is missing" in result.stderr and os.listdir(tmp_path / "bin") == ["run.sh"]
 
 
 @pytest.mark.parametrize("command", ["digits", "office"])
@@ -106,7 +126,7 @@ def test_a_python_that_cannot_be_used_is_named_in_one_line(door):
 def test_no_python_at_all_is_said_in_one_line(door, tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("bash", "cat", "dirname", "env", "rm", "mv", "flock"):
+    for tool in ("bash", "cat", "dirname", "readlink", "env", "rm", "mv", "flock"):
         if shutil.which(tool):
             (tools / tool).symlink_to(shutil.which(tool))
     result = door("digits", FPL_PYTHON="", PATH=str(tools))
