@@ -118,6 +118,11 @@ def test_first_weights_are_uniform_within_one_over_the_root_of_the_fan_in_and_th
         assert (value.asnumpy() == (1 if name.endswith("variance") else 0)).all()
 
 
+def test_first_weights_of_the_linear_bias_fill_the_range_that_its_fan_in_gives():
+    biases = [fpl.init_state(dataclasses.replace(CFG, width=2, seed=seed)).params["linear.bias"].asnumpy() for seed in range(20)]
+    assert 0.97 < np.abs(biases).max() * math.sqrt(16) <= 1  # all of 200 numbers would be below 0.97 with probability 0.002
+
+
 @pytest.mark.parametrize("clients, most", [((1, 0, 0, 0), 1), ((2, 1, 1, 1), 2), ((6, 4, 3, 7), 10)])
 def test_the_first_prototypes_are_none_in_room_for_half_as_many_clusters_as_clients(clients, most):
     prototypes = fpl.init_state(dataclasses.replace(CFG, clients=clients, width=2)).prototypes
@@ -158,7 +163,7 @@ def bowl(params, x, labels, target, steepness):
     """A loss whose gradient is known: steepness * |params - target|^2 / 2 over both; its statistics are fixed numbers."""
     a, b = params
     value = steepness * (((a - target) ** 2).sum() + ((b - 1.0) ** 2).sum()) / 2
-    return value, x * 2.0, (target + 3.0, target - 3.0)
+    return value, x * a[0], (target + 3.0, target - 3.0)  # z depends on the weights, and must not have a part in the gradient
 
 
 @pytest.mark.parametrize("lr, momentum, decay", [(0.5, 0.75, 0.25), (0.125, 0.0, 0.0)])
@@ -177,7 +182,7 @@ def test_a_step_on_a_quadratic_bowl_is_the_oracles_sgd(lr, momentum, decay):
     for before, met, now in zip(old, (target + 3, target - 3), stats):
         np.testing.assert_allclose(now.asnumpy(), 0.9 * before + 0.1 * met, rtol=0, atol=1e-6)
     assert float(value) == pytest.approx(1.5 * (((a - target) ** 2).sum() + ((b - 1) ** 2).sum()), rel=1e-5)
-    np.testing.assert_array_equal(z.asnumpy(), 2 * x)
+    np.testing.assert_array_equal(z.asnumpy(), x * a[0])
 
 
 @pytest.mark.parametrize("where", ["first weight", "last weight", "velocity", "first statistic", "last statistic", "target", None])
