@@ -250,8 +250,10 @@ def test_the_flag_chooses_the_engine_and_the_bar_counts_its_clients(tmp_path, mo
     @contextlib.contextmanager
     def opened(name):
         asked.append(name)
-        yield lambda function, items: (f"by the engine {function(m)}" for m in items)
-        asked.append("closed")
+        try:
+            yield lambda function, items: (f"by the engine {function(m)}" for m in items)
+        finally:
+            asked.append("closed")
 
     def run(clients, tests, cfg, state, engine):
         done.extend(engine(str, [1, 2]))
