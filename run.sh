@@ -19,7 +19,7 @@ usage: ./run.sh COMMAND [OPTIONS]
   ablate   digits or office: FPL without its parts         36 runs (12 variants, 3 seeds); goes on likewise
   report   [DIR ...]: the HTML report of finished runs     seconds
   repeat   runs/NAME: train it again, compare the bytes    as long as the run
-  bench    what training costs, as ratios (--torch too)    a quarter of an hour on 2 cores that do nothing else
+  bench    what training costs, as ratios (--torch too)    20 minutes on 2 cores that do nothing else
   test     ruff, then the tests                            minutes on 2 cores; with --deep (10,000 examples each) hours
   mutants  faults in the mathematics, which tests must see  hours on one core; goes on where it stopped
   fetch    bring the published digit files to data/        minutes, as the connection allows
