@@ -13,7 +13,7 @@ usage() {
     cat <<'TEXT'
 usage: ./run.sh COMMAND [OPTIONS]
 
-  digits   train FPL on MNIST, USPS, SVHN, SYN             4 minutes on 2 cores; with --paper very long
+  digits   train FPL on MNIST, USPS, SVHN, SYN             4 to 6 minutes on 2 cores; with --paper very long
   office   train FPL on Office-Caltech10 (--data DIR)      minutes; with --paper very long
   compare  digits or office: all methods of Table 2        24 runs (8 methods, 3 seeds); goes on where it stopped
   ablate   digits or office: FPL without its parts         36 runs (12 variants, 3 seeds); goes on likewise
