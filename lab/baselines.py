@@ -1,9 +1,10 @@
 """The methods of Table 2 that FPL is compared with. Each is an fpl.Method: what a client does, what the server does.
 
 Common to all: fpl.local_training's T epochs of SGD, averages weighted by the numbers of images, batch norm's running
-statistics averaged. FedDyn, FedOPT, FedProc and FedProto are written with plain averages in some of their papers; the
-weights here are the same as FedAvg's, so that the rows of a table differ in the method alone. The numbers are those
-published for this comparison, else those of a method's own paper; none is tuned.
+statistics averaged. FedDyn, FedOPT and FedProc are written with plain averages in some of their papers, and FedProto
+averages no networks; the weights here are FedAvg's, so that the rows of a table differ in the method alone. The numbers
+are those published for this comparison (FedProx, MOON), those of a public fork of its code (FedOPT's lr, FedProto's
+weight), else those of a method's own paper; none is tuned.
 """
 
 import mindspore as ms
@@ -123,7 +124,8 @@ def moon(mu=5.0, temperature=0.5):
 # ---------------------------------------------------------------- FedDyn
 # Acar, Zhao, Navarro, Mattina, Whatmough, Saligrama, "Federated Learning Based on Dynamic Regularization", ICLR 2021,
 # Alg. 1: CE - <h_m, w> + alpha/2 |w - w_server|^2, h_m <- h_m - alpha (w - w_server) at the client;
-# h <- h - alpha * share * (mean - w_server), w_server = mean - h / alpha at the server. alpha = 0 is FedAvg (h = 0).
+# h <- h - alpha * share * (mean - w_server), w_server = mean - h / alpha at the server. alpha = 0 is
+# FedAvg (h = 0) by a branch, not as a limit: alpha cancels in the server's step.
 
 def dynamic_term(params, start, h, alpha):
     """params, start, h: tuples of tensors in PARAMS' order."""
@@ -229,7 +231,8 @@ def fedproc(tau=1.0):
 
 
 # FedProto: Tan, Long, Liu, Zhou, Lu, Jiang, Zhang, "FedProto: Federated Prototype Learning across Heterogeneous
-# Clients", AAAI 2022, Eq. 7, with averaged networks: CE + weight * mean over d of (z - G_k)^2. weight = 0 is FedAvg.
+# Clients", AAAI 2022, Eq. 7, as this comparison has it: networks are averaged too, each image's z stands for the client's
+# mean, and G_k is a plain mean over the clients. CE + weight * mean over d of (z - G_k)^2; weight = 0 is FedAvg.
 
 def fedproto_loss(params, x, labels, prototypes, known, weight):
     ce, z, seen = cross_entropy_and_features(params, x, labels)

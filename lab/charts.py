@@ -257,6 +257,8 @@ def snapshots(run, domains, use_tsne):
         else:
             project, share = pictures.plane(rows)
             axes.set_title(f"round {number}: {share.sum():.0f} % of the variance")
+            axes.set_xlabel("first axis", fontsize=9)
+            axes.set_ylabel("second axis", fontsize=9)
         pictures.draw(axes, scene, project, range(scene.held.shape[1]), 14)
         pictures.name_classes(axes, scene, project, 11)
         axes.tick_params(labelsize=8)

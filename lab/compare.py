@@ -132,6 +132,7 @@ def train(run, part, data_sets, engine):
     clients, tests = fpl.split(data_sets[0], run.cfg), fpl.test_sets(data_sets[1], run.cfg)
     domains = [client.domain for client in clients]
     start, logs = checkpoint.resume(part, run.record)
+    Path(part, "diverged.txt").unlink(missing_ok=True)  # of a call that was stopped right after it; that round is trained again
     try:
         for state, log in fpl.run(clients, tests, run.cfg, start, engine, run.method):
             report.write_round(part, state, log, domains, run.cfg.partition)
@@ -176,8 +177,9 @@ def train_all(runs, data_sets, steps, engine):
             start, part = time.perf_counter(), f"{run.folder}.part"
             with checkpoint.locked(part, wait=False) as mine:
                 if not mine or os.path.isdir(run.folder):  # another call is at it, or has just finished it
-                    with contextlib.suppress(OSError):
-                        os.rmdir(part)  # made in vain by this call; a folder with files in it stays
+                    if mine:
+                        with contextlib.suppress(OSError):
+                            os.rmdir(part)  # made in vain by this call; a folder with files in it stays
                     bar.update(number * steps - bar.n)
                     continue
                 logs, why = train(run, part, data_sets, cli.counting(bar, engine))
@@ -200,6 +202,9 @@ def compare(argv):
     if os.path.lexists(folder):
         check_all(folder, shared, runs)
     print(report.describe(sources, clients, cfg), flush=True)
+    for seed in seeds[1:]:  # other draws of the same allocation
+        for line in report.lacking(fpl.split(data_sets[0], dataclasses.replace(cfg, seed=seed))):
+            print(f"seed {seed}: {line}")
     steps = cfg.rounds * len(fpl.participants(cfg, len(clients), 1))
     with engines.opened(engine_name) as engine:
         with checkpoint.locked(folder, wait=True):
@@ -213,12 +218,13 @@ def compare(argv):
             print(f"\nStopped: {done} of {len(runs)} runs are finished in {folder}; the same command goes on with the rest.",
                   file=sys.stderr)
             return 130
-    with checkpoint.locked(folder, wait=True):
-        path = page.write_report(folder)
-    print(f"\n{page.summary_text(folder)}\n\n{path}")
     left = sum(not os.path.isdir(run.folder) for run in runs)
+    if left < len(runs):
+        with checkpoint.locked(folder, wait=True):
+            path = page.write_report(folder)
+        print(f"\n{page.summary_text(folder)}\n\n{path}")
     if left:
-        print(f"{left} of {len(runs)} runs are still under way in another call, which writes this report again at its end.")
+        print(f"{left} of {len(runs)} runs are still under way in another call, which writes the report at its end.")
     return 0
 
 

@@ -7,6 +7,7 @@ import glob
 import json
 import math
 import os
+import re
 from collections import Counter
 from typing import NamedTuple
 
@@ -192,19 +193,25 @@ def read_run(folder):
     return Run(folder, variant_of(about, config, folder), config, sources, rounds, clusters, diverged)
 
 
+def seeds_in(folder, ending=""):
+    """The folders of an experiment's runs, those with ".part" of unfinished ones; `repeat` leaves others beside them."""
+    return [path for path in sorted(glob.glob(f"{glob.escape(folder)}/*/seed-*{ending}"))
+            if re.fullmatch(f"seed-[0-9]+{re.escape(ending)}", os.path.basename(path))]
+
+
 def find_runs(folder):
     """The runs of an experiment, or the run that the folder is, or None where it is neither."""
-    found = glob.glob(f"{glob.escape(folder)}/*/seed-*")
-    if not found and os.path.exists(f"{folder}/config.json"):
+    found, unfinished = seeds_in(folder), seeds_in(folder, ".part")
+    if not (found or unfinished) and os.path.exists(f"{folder}/config.json"):
         return [read_run(folder)]
-    runs = [read_run(path) for path in sorted(found) if not path.endswith(".part")]
+    runs = [read_run(path) for path in found]
     seen = Counter((run.variant, run.seed) for run in runs)
     if len(seen) < len(runs):
         (variant, seed), _ = seen.most_common(1)[0]
         raise fpl.InputError(f"{folder} has two runs of {variant} with seed {seed}; move one of them away")
     if len({tuple(run.rounds[0]["accuracy"]) for run in runs if run.rounds}) > 1:
         raise fpl.InputError(f"{folder} has runs of different domains; report them from folders of their own")
-    return runs if found else None
+    return runs if found or unfinished else None
 
 
 def find_sections(folder):

@@ -31,3 +31,9 @@ TABLE_3 = {task: {"upcr-global": TABLE_2[task]["fedproto"], "upcr": TABLE_1[task
 FIGURE_5 = {"office": {"cpcl": 2.08}}  # points of AVG above cpcl-global
 SEEDS = 3
 TAU = 0.02  # chosen in Fig. 4
+REASONS = {  # why a method's row may differ from the paper's, beside the settings
+    "moon": "compares the features themselves, without a projection head",
+    "feddyn": "works here, while the released one trains as FedAvg; alpha is its own paper's",
+    "fedopt": "the server's lr is a public fork's",
+    "fedproto": "the weight of its term is a public fork's",
+}

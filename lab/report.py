@@ -8,6 +8,7 @@ that an interrupted run leaves no half of one.
 import csv
 import errno
 import glob
+import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -27,6 +28,8 @@ from fpl import NUM_CLASSES, TASKS, InputError
 from lab import pictures as draw
 from lab.pictures import plural
 
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("fpl.py", "finch.py", "lab/baselines.py")
 LAST = 5  # rounds in the number that Sec. 4.1 reports
 LONGEST_NAME = 240  # bytes: file systems take 255, and `repeat` puts NAME.repeat.part beside NAME
 SNAPSHOTS = (1, 5, 15, 50, 75)  # rounds whose prototypes stay: those of Fig. 7, and the first
@@ -51,10 +54,7 @@ def describe(sources, clients, cfg):
              "cluster with theirs." for domain, rows in held.items() if len(rows) == 1]
     notes += [f"Warning: {domain} has no client; it is tested and never trained on."
               for domain, rows in held.items() if not rows]
-    lacking = [(m, client.domain, sorted(set(range(NUM_CLASSES)) - set(client.labels.tolist())))
-               for m, client in enumerate(clients)]
-    notes += [f"Note: client {m} ({domain}) holds no image of class {', '.join(map(str, classes))}; it sends no prototype of "
-              "that." for m, domain, classes in lacking if classes]
+    notes += lacking(clients)
     notes += [f"Warning: {domain} is tested with {source['repeated']:,} of {plural(source['test'], 'image')} that are among its "
               "training images too." for domain, source in sources.items() if source.get("repeated")]
     if any(source["kind"] == "stand-in" for source in sources.values()):
@@ -66,6 +66,13 @@ def describe(sources, clients, cfg):
                   "its accuracy cannot be compared with the paper's." for domain, source in sources.items()
                   if source["train"] != published.get(domain, source["train"])]
     return "\n".join(lines + ([""] + notes if notes else []) + [""])
+
+
+def lacking(clients):
+    """A line for each client that does not hold every class."""
+    missing = [sorted(set(range(NUM_CLASSES)) - set(client.labels.tolist())) for client in clients]
+    return [f"Note: client {m} ({client.domain}) holds no image of class {', '.join(map(str, classes))}; it sends no prototype of "
+            "that." for m, (client, classes) in enumerate(zip(clients, missing)) if classes]
 
 
 def round_line(log):
@@ -110,8 +117,9 @@ def shares(rows):
 # -- files
 
 def versions():
-    """What else the numbers depend on."""
-    return {"python": platform.python_version(), "platform": platform.platform(),
+    """What else the numbers depend on. code: the start of the sha256 of the files that compute them."""
+    code = b"".join((ROOT / name).read_bytes() for name in CODE)
+    return {"code": hashlib.sha256(code).hexdigest()[:12], "python": platform.python_version(), "platform": platform.platform(),
             **{name: importlib.metadata.version(name) for name in ("mindspore", "numpy", "scipy")}}
 
 
@@ -130,7 +138,7 @@ def free_folder(task, name):
         name = next(name for name in (f"{task}-{i}" for i in itertools.count(1)) if not os.path.lexists(f"runs/{name}"))
     folder_name(name)
     if os.path.lexists(f"runs/{name}"):
-        raise InputError(f"runs/{name} exists; nothing was changed: give another --name or remove it")
+        raise InputError(f"runs/{name} exists; nothing was changed: go on with it by --resume, give another --name, or remove it")
     return f"runs/{name}"
 
 

@@ -4,14 +4,13 @@ What counts is the mean of a run's last five rounds; the spread is the standard 
 line. A difference is taken seed by seed, since runs of a seed share split and initial weights, and then averaged. A run
 that diverged is named and is in no number.
 """
-import glob
 import statistics
 from collections import Counter
 from typing import NamedTuple
 
 import fpl
-from lab import paper
-from lab.folders import domains_of, finished
+from lab import cli, paper
+from lab.folders import domains_of, finished, seeds_in
 from lab.pictures import plural
 from lab.report import LAST
 
@@ -252,9 +251,10 @@ def varied(run, field):
 
 
 def why_different(runs):
-    """What in the set-up keeps the accuracies from being the paper's, from the recorded settings."""
+    """What in the set-up keeps the accuracies from being the paper's, from the recorded settings. Where the paper's text and
+    the released code part, its tables were made with the code."""
     task, reasons = runs[0].config["task"], []
-    published, sizes = fpl.complete(fpl.Config(task=task)), fpl.TASKS[task].published
+    published, sizes = fpl.complete(fpl.Config(task=task, **cli.PRESETS["released"])), fpl.TASKS[task].published
     for field in COMPARED:
         values = {shown(field, run.config[field]) for run in runs if field in run.config and not varied(run, field)}
         wanted = shown(field, getattr(published, field))
@@ -265,6 +265,9 @@ def why_different(runs):
             reasons.append(f"{domain} is the built-in stand-in, {source.get('train', 0):,} training images")
         elif source.get("train") != sizes.get(domain, source.get("train")):
             reasons.append(f"{domain} has {source.get('train', 0):,} training images ({sizes[domain]:,})")
+        elif domain == "syn":
+            reasons.append("syn is the paper's only if its files are Kaggle's prasunroy/synthetic-digits")
+    reasons += [f"{variant}: {reason}" for variant, reason in paper.REASONS.items() if variant in by_variant(runs)]
     reasons.append(f"{plural(len({run.seed for run in runs}), 'seed')} ({paper.SEEDS})")
     return ("Why these numbers may differ from the paper's, whose values stand in brackets: " + "; ".join(reasons) +
             "; split, initial weights and order of the batches are other draws.")
@@ -285,6 +288,6 @@ def facts(folder, runs):
               f"{run.diverged}" for run in runs if run.diverged]
     lines += [f"{run.variant}, seed {run.seed}, has {plural(len(run.rounds), 'round')} of {run.config['rounds']}."
               for run in runs if not run.diverged and len(run.rounds) < run.config["rounds"]]
-    unfinished = len(glob.glob(f"{glob.escape(folder)}/*/seed-*.part"))
+    unfinished = len(seeds_in(folder, ".part"))
     lines += [f"{plural(unfinished, 'run')} not finished yet, not counted."] if unfinished else []
     return lines + [why_different(runs)]

@@ -17,7 +17,7 @@ from mindspore import Tensor
 import fpl
 import oracle_np as oracle
 from draws import SCALES, SEEDS, holders
-from lab import baselines
+from lab import baselines, checkpoint
 
 U = 2.0**-24  # float32's unit rounding error
 UU = 2.0**-53  # float64's
@@ -602,6 +602,15 @@ def test_without_its_term_a_method_is_fedavg_bit_for_bit_over_two_rounds(method,
     assert_same(network_of(after(method, 2, cfg)), network_of(after(baselines.FEDAVG, 2)))
 
 
+@given(server_histories())
+@settings(max_examples=20)
+def test_fedopts_server_with_lr_1_and_no_momentum_takes_the_mean_bit_for_bit(history):
+    params, means = history
+    for mean in means:
+        params, memory = baselines.server_step(params, mean, {}, 1.0, 0.0, "sgd")
+        assert_same(params, mean)
+
+
 @pytest.mark.parametrize("name", ["fedproc", "fedproto", "fpl", "global"])
 def test_without_prototypes_the_first_round_is_fedavgs_bit_for_bit(name):
     assert_same(network_of(after(EVERY[name], 1)), network_of(after(baselines.FEDAVG, 1)))
@@ -672,6 +681,14 @@ def test_two_rounds_replayed_with_the_clients_in_reverse_are_the_same_bit_for_bi
         assert_same(everything(state), before)
         state = now
     assert_same(everything(state), everything(after(EVERY[name], 2)))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_second_round_goes_on_from_the_saved_first_bit_for_bit(name, tmp_path):
+    record = {"config": {}, "sources": {}, "versions": {}}
+    checkpoint.save(tmp_path, after(EVERY[name], 1), record)
+    second = fpl.server_round(checkpoint.load(tmp_path, record), some_clients(), TINY, method=EVERY[name])[0]
+    assert_same(everything(second), everything(after(EVERY[name], 2)))
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -323,7 +323,7 @@ def test_resuming_says_what_is_done_and_finds_the_newest_run(command, capsys):
     (["--resume", "--tau", "0.3"], "runs/digits-1 was made with tau 0.02, this call has 0.3; nothing was changed"),
     (["--resume", "--rounds", "4"], "runs/digits-1 was made with rounds 3, this call has 4; nothing was changed"),
     (["--resume", "--name", ".."], "--name is '..'"),
-    (["--name", "digits-1"], "runs/digits-1 exists; nothing was changed"),
+    (["--name", "digits-1"], "runs/digits-1 exists; nothing was changed: go on with it by --resume, give another --name"),
 ])
 def test_what_cannot_be_resumed_is_one_line_and_stays_as_it_was(flags, part, command, capsys):
     assert command() == 0

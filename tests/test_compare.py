@@ -231,20 +231,58 @@ def test_a_folder_that_is_something_else_is_left_alone(lab, text, capsys):
     assert len(files("runs")) == 1 and lab.trained == []
 
 
-def test_calls_at_once_share_the_runs_out_and_keep_out_of_each_others(lab, capsys):
+@pytest.mark.parametrize("begun", [True, False])
+def test_calls_at_once_share_the_runs_out_and_keep_out_of_each_others(begun, lab, capsys):
     assert lab("compare", *SMALL, "--methods", "fedavg", "--seeds", "1") == 0
     part = "runs/compare-digits/fpl/seed-0.part"
     os.makedirs(part)
-    Path(part, "config.json.part").write_text("of the other call")
+    if begun:
+        Path(part, "config.json.part").write_text("of the other call")
     handle = os.open(part, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     lab(*TWO)  # its first run would be the other's
     assert "another call" in capsys.readouterr().out
-    assert Path(part, "config.json.part").read_text() == "of the other call"
+    assert os.listdir(part) == ["config.json.part"] * begun
     assert names(lab) == [("fedavg", 1), ("fpl", 1)]
     os.close(handle)
     assert lab(*TWO) == 0 and names(lab) == [("fpl", 0)]
     assert not list(Path("runs").rglob("*.part"))
+
+
+def test_where_another_call_has_all_runs_under_way_there_is_nothing_to_report(lab, capsys, monkeypatch):
+    assert lab("compare", *SMALL, "--methods", "fedavg", "--seeds", "1") == 0
+    part = "runs/compare-digits/fpl/seed-0.part"
+    os.makedirs(part)
+    handle = os.open(part, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    monkeypatch.setattr(page, "write_report", lambda folder: pytest.fail("a report of no run of this call"))
+    assert lab("compare", *SMALL, "--methods", "fpl", "--seeds", "1") == 0
+    assert "1 of 1 runs are still under way in another call" in capsys.readouterr().out
+    os.close(handle)
+
+
+def test_the_word_of_a_divergence_that_was_not_the_end_does_not_stay(lab):
+    lab.stop["fpl", 0] = KeyboardInterrupt()
+    assert lab("compare", *SMALL, "--methods", "fpl", "--seeds", "1") == 130
+    Path("runs/compare-digits/fpl/seed-0.part/diverged.txt").write_text("by a call that was stopped before it had renamed the folder")
+    lab.stop.clear()
+    assert lab("compare", *SMALL, "--methods", "fpl", "--seeds", "1") == 0
+    assert "rounds.csv" in os.listdir("runs/compare-digits/fpl/seed-0")
+    assert not os.path.exists("runs/compare-digits/fpl/seed-0/diverged.txt")
+
+
+def test_a_class_that_a_client_lacks_is_told_for_each_seed(lab, capsys, monkeypatch):
+    lacks = {0: [1], 1: [2, 3]}
+
+    def split(train, cfg):
+        labels = np.array([k for k in range(10) if k not in lacks[cfg.seed]], np.int32)
+        return [fpl.Client(np.zeros((len(labels), 32, 32, 3), np.uint8), labels, domain) for domain in fpl.TASKS[cfg.task].clients]
+
+    monkeypatch.setattr(fpl, "split", split)
+    assert lab(*TWO) == 0
+    out = capsys.readouterr().out
+    assert "\nNote: client 0 (mnist) holds no image of class 1; " in out
+    assert "\nseed 1: Note: client 0 (mnist) holds no image of class 2, 3; " in out
 
 
 def test_a_run_that_another_call_finished_meanwhile_is_not_done_again(lab, monkeypatch):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fpl import InputError
-from lab import charts, folders, page, paper, tables
+from lab import charts, cli, folders, page, paper, tables
 
 DIGITS = ("mnist", "usps", "svhn", "syn")
 
@@ -192,6 +192,7 @@ def why(tmp_path, task="digits", sources=None, **changes):
 def test_the_reasons_for_other_numbers_come_from_the_settings_and_the_data(tmp_path):
     text = why(tmp_path, rounds=10, width=8, test_images=1000, clients=(3, 7, 6, 4), upcr_reduce="sum")
     for words in ("rounds 10 (100)", "width 8 (64)", "test images 1000 (all)", "clients 3,7,6,4 (6,4,3,7)", "sum (mean)",
+                  "partition first (last)", "prototypes from final (running)", "augment none (crop-flip)",
                   "svhn has 4,434 training images (73,257)", "syn has 2,000 training images (10,000)", "1 seed (3)"):
         assert words in text
     shutil.rmtree(tmp_path / "run")
@@ -200,8 +201,18 @@ def test_the_reasons_for_other_numbers_come_from_the_settings_and_the_data(tmp_p
 
 
 def test_a_faithful_run_differs_in_its_draws_alone(tmp_path):
-    text = why(tmp_path, task="office", device="GPU")
+    text = why(tmp_path, task="office", device="GPU", **cli.PRESETS["released"])
     assert text.endswith("in brackets: 1 seed (3); split, initial weights and order of the batches are other draws.")
+
+
+def test_syn_of_the_published_size_is_named_and_a_method_with_numbers_of_its_own(tmp_path):
+    sources = made_runs.sources_of("digits")
+    sources["syn"]["train"] = 10_000
+    assert "syn is the paper's only if its files are Kaggle's prasunroy/synthetic-digits" in why(tmp_path, sources=sources)
+    made_runs.write_run(f"{tmp_path}/feddyn", made_runs.config_of("digits"), [dict.fromkeys(made_runs.SOURCES["digits"], 20)],
+                        variant="feddyn")
+    text = tables.why_different([folders.read_run(f"{tmp_path}/feddyn")])
+    assert "feddyn: works here, while the released one trains as FedAvg" in text and "moon" not in text
 
 
 def test_the_stand_in_is_a_reason(tmp_path):
@@ -504,6 +515,15 @@ def test_a_seeds_folder_without_its_config_is_not_passed_over(small, capsys):
     assert page.main([small]) == 2
     error = capsys.readouterr().err
     assert f"{small}/fpl/seed-1/config.json" in error and error.count("\n") == 1
+
+
+def test_what_repeat_leaves_beside_a_run_is_no_run(small):
+    before = page.summary_text(small)
+    for name in ("seed-1.repeat", "seed-1.repeat.part"):
+        shutil.copytree(f"{small}/fpl/seed-1", f"{small}/fpl/{name}")
+    assert page.summary_text(small) == before
+    shutil.copytree(f"{small}/fpl/seed-1", f"{small}/fpl/seed-3.part")
+    assert "1 run not finished yet, not counted." in page.summary_text(small)
 
 
 def test_two_runs_of_one_variant_and_seed_are_refused(small):

@@ -182,7 +182,7 @@ def test_config_json_has_settings_data_and_versions(tmp_path):
                                    "versions": report.versions()})
     read = json.loads((tmp_path / "config.json").read_text())
     assert read["config"] == {"clients": [6, 4, 3, 7], "tau": 0.02} and read["sources"] == sources
-    assert set(read["versions"]) == {"python", "mindspore", "numpy", "scipy", "platform"}
+    assert set(read["versions"]) == {"code", "python", "mindspore", "numpy", "scipy", "platform"}
     assert read["versions"]["numpy"] == np.__version__
 
 
