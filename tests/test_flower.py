@@ -125,6 +125,8 @@ def test_an_array_of_wrong_shape_type_or_numbers_is_refused_by_name(data):
     (lambda g: g["stats"].update(extra=np.zeros(1)), "stats has 'extra'"),
     (lambda g: g.pop("classes"), "classes lacks"),
     (lambda g: g["stats"]["stem.bn.variance"].__setitem__(0, -1), "a variance must not be negative"),
+    (lambda g: g["params"]["linear.bias"].__setitem__(3, -1e38), "params linear.bias has 1e+38; its numbers must be within 1e+06"),
+    (lambda g: g["classes"]["class_means"].__setitem__((0, 2), 2e6), "classes class_means has 2e+06"),
     (lambda g: g["classes"]["counts"].__setitem__([0, 1], [4, -1]), "counts is [4, -1, 1"),
     (lambda g: g["classes"]["counts"].__setitem__(0, 4), "add up to 7"),
     (lambda g: g["classes"]["counts"].__setitem__([0, 1, 2, 3, 6], [2**62] * 4 + [7]), "add up to 7"),  # 7 in 64 bits
@@ -136,8 +138,8 @@ def test_an_update_that_contradicts_itself_is_refused_with_what_was_seen(spoil, 
     assert said in exchange.refusal(groups, 0.5, 7, WANTED)
 
 
-@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1, None, "low", [0.5]])
-def test_a_loss_that_is_no_finite_number_is_refused(loss):
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e308, -2e6, 1, None, "low", [0.5]])
+def test_a_loss_that_is_no_number_of_a_training_is_refused(loss):
     assert "the loss is" in exchange.refusal(an_update(), loss, 7, WANTED)
 
 

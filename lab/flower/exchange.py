@@ -6,7 +6,6 @@
 The images stay. The counts do travel: the server learns how many images of each class a client holds, and the class
 means are features of them; nothing here hides either (no secure aggregation, no differential privacy).
 """
-import math
 
 import numpy as np
 from mindspore import Tensor
@@ -23,6 +22,8 @@ def settings(run_config):
     task = given.pop("task", "digits")
     parser = cli.settings_parser("./run.sh digits", "")
     return cli.parse(parser, [str(task), *(f"--{key}={value}" for key, value in given.items())])[0]
+
+LARGEST = 1e6  # of a weight, a statistic, a feature, a loss: beyond what training gives, and far below what overflows in others'
 
 
 def network(tree):
@@ -69,8 +70,8 @@ def form(state):
 def refusal(groups, loss, images, wanted):
     """Why a client's update cannot be used: what was seen and what is wanted. None if it can.
 
-    images: how many the client said it holds; wanted: from `form`. It looks at the form only: numbers that are finite
-    and false are taken for true.
+    images: how many the client said it holds; wanted: from `form`. It looks at form and size only: numbers that are
+    false and not large are taken for true.
     """
     for group, names in wanted.items():
         sent = groups.get(group, {})
@@ -83,6 +84,8 @@ def refusal(groups, loss, images, wanted):
                 return f"{group} {name} is {array.dtype} {list(array.shape)}; it must be {dtype} {list(shape)}"
             if not np.isfinite(array).all():
                 return f"{group} {name} has numbers that are not finite; all must be"
+            if dtype.kind == "f" and np.abs(array).max() > LARGEST:
+                return f"{group} {name} has {np.abs(array).max():g}; its numbers must be within {LARGEST:g}"
     for name, array in groups["stats"].items():
         if name.endswith("variance") and array.min() < 0:
             return f"stats {name} has {array.min()}; a variance must not be negative"
@@ -92,6 +95,6 @@ def refusal(groups, loss, images, wanted):
     if class_means[counts == 0].any():
         return f"classes class_means is not zero for class {int(np.flatnonzero((counts == 0) & class_means.any(1))[0])}, of " \
                "which it counts no image"
-    if not (isinstance(loss, float) and math.isfinite(loss)):
-        return f"the loss is {loss!r}; it must be a finite number"
+    if not (isinstance(loss, float) and abs(loss) <= LARGEST):
+        return f"the loss is {loss!r}; it must be a number within {LARGEST:g}"
     return None

@@ -74,8 +74,8 @@ def introduced(content, clients, joined):
     if type(number) is not int or not 0 <= number < clients or number in joined:
         raise fpl.InputError(f"it says that it is client {number!r}; wanted one of "
                              f"{', '.join(str(m) for m in range(clients) if m not in joined)}")
-    if type(images) is not int or images < 1:
-        raise fpl.InputError(f"it says that it holds {images!r} images; it must be at least one")
+    if type(images) is not int or not 1 <= images <= fpl.MANY:
+        raise fpl.InputError(f"it says that it holds {images!r} images; it must be 1 to {fpl.MANY}")
     return number, images
 
 
@@ -95,7 +95,7 @@ def join(grid, clients, seconds):
                     raise fpl.InputError(reason)
                 number, images = introduced(content, clients, joined)
             except fpl.InputError as error:
-                say(f"node {node} is not let in: {error}")
+                say(f"node {node} is not let in: {one_line(error)}")
             else:
                 joined[number] = node, images
                 say(f"node {node} is client {number} with {images} images")
@@ -124,7 +124,7 @@ def collect(grid, state, joined, cfg, seconds):
     answers = ask(grid, [joined[m][0] for m in chosen], MessageType.TRAIN, content, seconds)
     for m in chosen:
         node, images = joined[m]
-        update, reason = usable(*answers[node], images, wanted)
+        update, reason = usable(*answers.pop(node), images, wanted)  # so that its bytes are not held beside it
         if update is None:
             say(f"round {number}: client {m} (node {node}) is refused: {reason}")
         else:
