@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one door: makes .venv beside this file once, then runs a sub-command from wherever the caller stands.
+# The one door: makes .venv beside this file once, then runs a command where the caller stands.
 set -euo pipefail
 
 file="$(readlink -f -- "${BASH_SOURCE[0]}")"  # itself, should a link have led here
@@ -20,7 +20,8 @@ usage: ./run.sh COMMAND [OPTIONS]
   report   [DIR ...]: the HTML report of finished runs     seconds
   repeat   runs/NAME: train it again, compare the bytes    as long as the run
   bench    what training costs, as ratios (--torch too)    20 minutes on 2 cores that do nothing else
-  test     ruff, then the tests                            minutes on 2 cores; with --deep (10,000 examples each) hours
+  test     ruff, then the tests                            minutes on 2 cores; --all adds the slow ones, --deep
+                                                           takes them all with 10,000 examples each: hours
   mutants  faults in the mathematics, which tests must see  hours on one core; goes on where it stopped
   fetch    bring the published digit files to data/        minutes, as the connection allows
   flower   flower-superlink, flower-supernode or flwr: clients that keep their data, see README
@@ -37,7 +38,8 @@ fail() {
 
 # ensurepip: Debian ships Python without it, and venv fails half-way then.
 usable() {
-    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+        >/dev/null 2>&1
 }
 
 version() {
@@ -46,7 +48,8 @@ version() {
 
 make_venv() {
     if [[ -n "${FPL_PYTHON:-}" ]]; then
-        usable "$FPL_PYTHON" || fail "FPL_PYTHON is $FPL_PYTHON; it must be a Python 3.10, 3.11 or 3.12 with venv and ensurepip"
+        usable "$FPL_PYTHON" ||
+            fail "FPL_PYTHON is $FPL_PYTHON; it must be a Python 3.10, 3.11 or 3.12 with venv and ensurepip"
         "$FPL_PYTHON" -m venv --clear "$venv"
         return
     fi
@@ -57,8 +60,8 @@ make_venv() {
             return
         fi
     done
-    command -v uv >/dev/null || fail "found no Python 3.10, 3.11 or 3.12 with venv (Debian, Ubuntu: apt install python3.11-venv); \
-install one, or uv, or set FPL_PYTHON"
+    command -v uv >/dev/null || fail "found no Python 3.10, 3.11 or 3.12 with venv \
+(Debian, Ubuntu: apt install python3.11-venv); install one, or uv, or set FPL_PYTHON"
     uv venv --clear --seed --python 3.11 "$venv" >&2
 }
 
@@ -70,21 +73,28 @@ check_venv() {
         *) fail ".venv holds Python $have; it must be 3.10, 3.11 or 3.12: remove $venv and call again" ;;
     esac
     if [[ -n "${FPL_PYTHON:-}" && "$(version "$FPL_PYTHON")" != "$have" ]]; then
-        fail ".venv holds Python $have, FPL_PYTHON is $FPL_PYTHON: remove $venv and call again, or unset FPL_PYTHON"
+        fail ".venv holds Python $have, FPL_PYTHON is $FPL_PYTHON: \
+remove $venv and call again, or unset FPL_PYTHON"
     fi
 }
 
 wanted() {
-    "$python" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$requirements"
+    "$python" -c 'import hashlib, sys
+print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$requirements"
 }
 
 installed() {
     [[ -f "$stamp" ]] && [[ "$(wanted 2>/dev/null)" == "$(<"$stamp")" ]]
 }
 
-# The stamp goes before anything changes and comes back last: an interrupted install never counts as a good one.
+pip() {
+    "$python" -m pip install --disable-pip-version-check -r "$1" >&2
+}
+
+# The stamp goes before anything changes and comes back last: an interrupted install never counts.
 install() {
-    [[ -f "$requirements" ]] || fail "$requirements is missing; run.sh stays in its checkout, a link to it may stand anywhere"
+    [[ -f "$requirements" ]] ||
+        fail "$requirements is missing; run.sh stays in its checkout, a link to it may stand anywhere"
     check_venv
     installed && return
     if command -v flock >/dev/null; then
@@ -98,11 +108,16 @@ install() {
         make_venv
     fi
     echo "run.sh: installing ${requirements##*/} into $venv (once)" >&2
-    "$python" -m pip install --disable-pip-version-check -r "$requirements" >&2 ||
+    pip "$requirements" ||
         fail "the packages could not be installed, see above; call again to go on" 1
     wanted >"$stamp.part"
     mv -- "$stamp.part" "$stamp"
     [[ ! -e "$venv.lock" ]] || exec 9>&-  # or the training would hold the lock
+}
+
+# -I: no package called lab or fpl on PYTHONPATH or in the caller's folder takes the place of these.
+lab() {
+    exec "$python" -I "$root/lab/__main__.py" "$@"
 }
 
 command="${1:-help}"
@@ -111,66 +126,59 @@ case "$command" in
     help | -h | --help)
         usage
         ;;
-    digits | office)
+    digits | office | compare | ablate | report | repeat | bench | fetch)
         install
-        exec "$python" "$root/fpl.py" "$command" "$@"
-        ;;
-    compare | ablate)
-        install
-        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/compare.py" "$command" "$@"
-        ;;
-    report)
-        install
-        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/page.py" "$@"
-        ;;
-    repeat)
-        install
-        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/repeat.py" "$@"
-        ;;
-    bench)
-        install
-        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/bench.py" "$@"
+        lab "$command" "$@"
         ;;
     mutants)
         install
-        "$python" -c 'import cosmic_ray' 2>/dev/null ||
-            "$python" -m pip install --disable-pip-version-check -r "$root/requirements-mutants.txt" >&2 ||
+        "$python" -I -c 'import cosmic_ray' 2>/dev/null ||
+            pip "$root/requirements-mutants.txt" ||
             fail "cosmic-ray could not be installed, see above; call again to go on" 1
-        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/mutants.py" "$@"
-        ;;
-    fetch)
-        install
-        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" "$root/lab/fetch.py" "$@"
+        lab "$command" "$@"
         ;;
     flower)
         case "${1:-}" in
             flower-superlink | flower-supernode | flwr) ;;
-            *) fail "flower is followed by '${1:-}'; it must be flower-superlink, flower-supernode or flwr, with their options: see README" ;;
+            *) fail "flower is followed by '${1:-}'; it must be flower-superlink, flower-supernode or flwr, \
+with their options: see README" ;;
         esac
         venv="$root/.venv-flower"
         python="$venv/bin/python" stamp="$venv/installed" requirements="$root/requirements-flower.txt"
         install
-        export PATH="$venv/bin:$PATH" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" FLWR_HOME="${FLWR_HOME:-$root/.flower}"
-        export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1  # nothing goes to Flower's makers
-        export PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python  # flwr loads protobuf first; MindSpore 2.9.0 fails with its compiled form
+        export PATH="$venv/bin:$PATH" FLWR_HOME="${FLWR_HOME:-$root/.flower}"
+        # Flower's own programs import lab/many/flower, and fpl.py, from here.
+        export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+        # Nothing goes to Flower's makers.
+        export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+        # flwr loads protobuf first, and MindSpore 2.9.0 fails with its compiled form.
+        export PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python
         if [[ ! -e "$FLWR_HOME/config.toml" ]]; then
             mkdir -p -- "$FLWR_HOME"
-            printf '%s\n' '[superlink]' 'default = "here"' '[superlink.here]' 'address = "127.0.0.1:8000"' 'insecure = true' >"$FLWR_HOME/config.toml"
+            printf '%s\n' '[superlink]' 'default = "here"' '[superlink.here]' \
+                'address = "127.0.0.1:8000"' 'insecure = true' >"$FLWR_HOME/config.toml"
         fi
         exec "$@"
         ;;
     test)
         install
         cd -- "$root"
-        workers=(-n auto --maxprocesses 4 --dist loadfile)  # a worker for each core, of 1 to 2 GB
+        options=(-n auto --maxprocesses 4 --dist loadfile)  # a worker for each core, of 1 to 2 GB
+        which=(-m "not slow")
         args=()
         for arg in "$@"; do
-            if [[ "$arg" == --deep ]]; then export HYPOTHESIS_PROFILE=deep; workers=(); else args+=("$arg"); fi
+            case "$arg" in
+                --all) which=() ;;
+                --deep) export HYPOTHESIS_PROFILE=deep; which=() options=() ;;
+                *) args+=("$arg") ;;
+            esac
         done
         "$python" -m ruff check .
-        exec "$python" -m pytest ${workers[@]+"${workers[@]}"} ${args[@]+"${args[@]}"}
+        options+=(${which[@]+"${which[@]}"} ${args[@]+"${args[@]}"})
+        exec "$python" -m pytest ${options[@]+"${options[@]}"}
         ;;
     *)
-        fail "unknown command '$command'; it must be digits, office, compare, ablate, report, repeat, bench, flower, test, mutants or fetch: ./run.sh lists them"
+        fail "unknown command '$command'; it must be digits, office, compare, ablate, report, repeat, \
+bench, flower, test, mutants or fetch: ./run.sh lists them"
         ;;
 esac

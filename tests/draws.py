@@ -1,7 +1,10 @@
-"""What the tests draw. Hypothesis draws structure; the many numbers come from a generator whose seed it draws.
+"""What the tests draw.
 
-Few shapes, because MindSpore prepares its operators anew for each: the smallest, odd ones, the d of the paper.
+Hypothesis draws structure; the many numbers come from a generator whose seed it draws. The shapes
+are few, because MindSpore prepares its operators anew for each: the smallest, odd ones, the d of
+the paper.
 """
+
 from typing import NamedTuple
 
 import numpy as np
@@ -10,27 +13,37 @@ from hypothesis import strategies as st
 SHAPES = ((1, 2, 1, 1), (5, 3, 4, 2), (5, 3, 4, 7), (8, 5, 2, 64), (16, 4, 3, 512))  # B, K, J, d
 SEEDS = st.integers(0, 2**32 - 1)
 SCALES = st.floats(-3, 3).map(lambda power: 10.0**power)
-TAUS = st.one_of(st.sampled_from([0.005, 0.02, 1.0]), st.floats(np.log(0.005), np.log(10)).map(np.exp))
+TAUS = st.one_of(
+    st.sampled_from([0.005, 0.02, 1.0]), st.floats(np.log(0.005), np.log(10)).map(np.exp)
+)
 
 
 class LossCase(NamedTuple):
-    """One batch and the prototypes it meets. z [B,d], labels [B], clusters [K,J,d] float32, mask [K,J], tau."""
-    z: np.ndarray
-    labels: np.ndarray
-    clusters: np.ndarray
-    mask: np.ndarray
+    """One batch and the prototypes that it meets."""
+
+    z: np.ndarray  # [B,d] float32
+    labels: np.ndarray  # [B] int32
+    clusters: np.ndarray  # [K,J,d] float32
+    mask: np.ndarray  # [K,J] bool
     tau: float  # exactly a float32, so that both sides use the same number
 
     def ragged(self):
         """The same clusters as the oracle keeps them, in float64."""
-        kept = {k: [c.astype(np.float64) for c in self.clusters[k][self.mask[k]]] for k in range(len(self.mask))}
-        return {k: rows for k, rows in kept.items() if rows}
+        return ragged(self.clusters, self.mask)
+
+
+def ragged(clusters, mask):
+    """The clusters that there are: {class: [prototype, ...]}, in float64."""
+    kept = ((k, list(clusters[k][mask[k]].astype(np.float64))) for k in range(len(mask)))
+    return {k: rows for k, rows in kept if rows}
 
 
 @st.composite
 def loss_cases(draw, shapes=SHAPES, taus=TAUS, zero_rows=True):
+    """A LossCase."""
     batch, classes, most, d = draw(st.sampled_from(shapes))
-    counts = draw(st.lists(st.integers(0, most), min_size=classes, max_size=classes))  # 0: a class nobody holds
+    # 0 clusters: a class that nobody holds
+    counts = draw(st.lists(st.integers(0, most), min_size=classes, max_size=classes))
     rng = np.random.default_rng(draw(SEEDS))
     # A common direction makes every cosine nearly 1, as ReLU features do; 0 leaves them around 0.
     common = rng.standard_normal(d) * draw(st.sampled_from([0.0, 1.0, 30.0]))
@@ -46,20 +59,27 @@ def loss_cases(draw, shapes=SHAPES, taus=TAUS, zero_rows=True):
     mask = np.arange(most) < np.array(counts)[:, None]
     mask = rng.permuted(mask, axis=1)  # nothing may hang on the valid slots being the first
     clusters = np.where(mask[:, :, None], clusters, 0)
-    return LossCase(z.astype(np.float32), labels.astype(np.int32), clusters.astype(np.float32), mask,
-                    float(np.float32(draw(taus))))
+    return LossCase(
+        z.astype(np.float32),
+        labels.astype(np.int32),
+        clusters.astype(np.float32),
+        mask,
+        float(np.float32(draw(taus))),
+    )
 
 
 class Holders(NamedTuple):
-    """What the clients send. class_means [M,K,d] float32, counts [M,K]; counts 0 has a zero mean."""
-    class_means: np.ndarray
-    counts: np.ndarray
+    """What the clients send. A count of 0 has a zero mean."""
+
+    class_means: np.ndarray  # [M,K,d] float32
+    counts: np.ndarray  # [M,K]
 
 
 @st.composite
 def holders(draw, most_clients=24):
     """M clients, each class held by its own number of them: by all, some, one or none."""
-    clients, classes, d = draw(st.integers(1, most_clients)), draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 16]))
+    clients, classes = draw(st.integers(1, most_clients)), draw(st.integers(1, 4))
+    d = draw(st.sampled_from([1, 3, 16]))
     held_by = draw(st.lists(st.integers(0, clients), min_size=classes, max_size=classes))
     rng = np.random.default_rng(draw(SEEDS))
     counts = np.zeros((clients, classes), np.int64)
@@ -71,7 +91,7 @@ def holders(draw, most_clients=24):
 
 @st.composite
 def rows_to_cluster(draw, least=0, most=60):
-    """x [n,d] float64: random rows, repeated rows, rows on a coarse grid (many ties), some rows zero."""
+    """x [n,d] float64: random rows, repeated rows, rows on a coarse grid (many ties), zero rows."""
     n, d = draw(st.integers(least, most)), draw(st.integers(1, 16))
     rng = np.random.default_rng(draw(SEEDS))
     kind = draw(st.sampled_from(["random", "repeated", "grid"]))

@@ -1,0 +1,31 @@
+"""The two tasks of Sec. 4.1: their domains, and how they are shared out among clients."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lab.data.office import one_of_each_class
+
+NUM_CLASSES = 10  # of both tasks
+
+
+class Task(NamedTuple):
+    """A set of domains with the same ten classes."""
+
+    clients: dict  # domain -> clients
+    fraction: float  # of a domain's training images, for each client
+    published: dict  # domain -> size of the published training set, which the fraction is of, even
+    #                  if a subset is at hand; empty: the fraction is of what is at hand
+    exchange: Callable | None  # swaps a client's images for those that nobody has yet
+
+
+TASKS = {
+    "digits": Task(
+        {"mnist": 6, "usps": 4, "svhn": 3, "syn": 7},
+        0.01,
+        {"mnist": 60000, "usps": 7291, "svhn": 73257, "syn": 10000},
+        None,
+    ),
+    "office": Task(
+        {"caltech": 3, "amazon": 2, "webcam": 1, "dslr": 4}, 0.20, {}, one_of_each_class
+    ),
+}

@@ -1,0 +1,219 @@
+"""What each setting may be, and the command line that is made from that."""
+
+import argparse
+import dataclasses
+import operator
+
+import numpy as np
+
+from fpl import Config
+from lab.data.tasks import TASKS
+from lab.shell.errors import InputError
+from lab.shell.options import read_options, whole_numbers
+
+MANY = 1_000_000_000  # more than any run has of anything that is counted
+# field of Config -> its help, and its rule: choices, low (at least), above (more than), high
+SETTINGS = {
+    "task": {"help": "which domains", "choices": tuple(TASKS)},
+    "clients": {
+        "help": "clients of each domain, e.g. 6,4,3,7; empty: as Table 2 (digits), "
+        "Sec. 4.1 (office)"
+    },
+    "fraction": {
+        "help": "share of a domain that one client holds; 0: 0.01 (digits), "
+        "0.20 (office), Sec. 4.1",
+        "low": 0,
+        "high": 1,
+    },
+    "participation": {
+        "help": "share of the clients that train in a round, at least one; Sec. 4.1: all",
+        "above": 0,
+        "high": 1,
+    },
+    "seed": {"help": "start of every random draw", "low": 0, "high": 1e100},
+    "rounds": {"help": "E, Sec. 4.1", "low": 1, "high": MANY},
+    "local_epochs": {"help": "T, Sec. 4.1", "low": 1, "high": MANY},
+    "batch_size": {"help": "Sec. 4.1; a smaller last batch is kept", "low": 1, "high": MANY},
+    "width": {
+        "help": "channels of the first stage; the feature has d = 8 * width, Sec. 4.1: d = 512",
+        "low": 1,
+        "high": 512,
+    },
+    "lr": {"help": "SGD, Sec. 4.1", "above": 0},
+    "momentum": {"help": "SGD, Sec. 4.1; starts at zero each round", "low": 0, "high": 1},
+    "weight_decay": {"help": "SGD, Sec. 4.1; on every parameter", "low": 0},
+    "tau": {"help": "temperature of Eq. 7, chosen in Fig. 4", "above": 0},
+    "cpcl": {"help": "weight of Eq. 9 in Eq. 12; 0 switches it off", "low": 0},
+    "upcr": {"help": "weight of Eq. 10 in Eq. 12; 0 switches it off", "low": 0},
+    "partition": {
+        "help": "FINCH's finest partition (Eq. 4) or its coarsest (released code)",
+        "choices": ("first", "last"),
+    },
+    "upcr_reduce": {
+        "help": "over the d dimensions: sum (Eq. 10) or mean (released code, Table 2)",
+        "choices": ("mean", "sum"),
+    },
+    "prototypes_from": {
+        "help": "class means of the trained model (Alg. 1) or of features met while training",
+        "choices": ("final", "running"),
+    },
+    "augment": {
+        "help": "or crop-flip: pad 4, random crop, horizontal flip (released PyTorch code)",
+        "choices": ("none", "crop-flip"),
+    },
+    "test_images": {
+        "help": "most test images of a domain, drawn by seed; 0: all, as Sec. 4.1",
+        "low": 0,
+        "high": MANY,
+    },
+    "device": {"help": "MindSpore's target", "choices": ("CPU", "GPU", "Ascend")},
+}
+BOUNDS = {
+    "low": ("at least", operator.ge),
+    "above": ("more than", operator.gt),
+    "high": ("at most", operator.le),
+}
+FLOAT32 = np.finfo(np.float32)
+THE_TASKS = {"clients": (), "fraction": 0.0}  # these stand for the task's own
+PRESETS = {  # --as
+    "paper": {
+        "partition": "first",
+        "upcr_reduce": "sum",
+        "prototypes_from": "final",
+        "augment": "none",
+    },
+    "released": {
+        "partition": "last",
+        "upcr_reduce": "mean",
+        "prototypes_from": "running",
+        "augment": "crop-flip",
+    },
+}
+# Without --paper: what ends within 6 minutes on 2 cores. There are fewer steps than in the paper,
+# hence the larger lr.
+QUICK = {
+    "digits": {"rounds": 10, "local_epochs": 2, "width": 8, "lr": 0.02, "test_images": 1000},
+    "office": {"rounds": 15, "local_epochs": 4, "width": 8, "lr": 0.02},
+}
+
+
+def complete(cfg):
+    """The Config with each value checked; clients () and fraction 0 become the task's own.
+
+    Raises InputError.
+    """
+    for field in dataclasses.fields(cfg):
+        check_setting(field, getattr(cfg, field.name))
+    task = TASKS[cfg.task]
+    cfg = dataclasses.replace(
+        cfg,
+        clients=cfg.clients or tuple(task.clients.values()),
+        fraction=cfg.fraction or task.fraction,
+    )
+    few = len(cfg.clients) != len(task.clients) or sum(cfg.clients) == 0
+    if few or min(cfg.clients) < 0 or max(cfg.clients) > MANY:
+        raise InputError(
+            f"--clients is {','.join(map(str, cfg.clients))}; it must be "
+            f"{len(task.clients)} whole numbers for {', '.join(task.clients)}, "
+            f"not negative, not all zero and at most {MANY}"
+        )
+    return cfg
+
+
+def check_setting(field, value):
+    """Refuse a value that a field of Config may not have. Raises InputError."""
+    rule, flag = SETTINGS[field.name], flag_of(field)
+    if "choices" in rule and value not in rule["choices"]:
+        raise InputError(f"{flag} is {value!r}; it must be one of {', '.join(rule['choices'])}")
+    if isinstance(field.default, float) and not fits_float32(value):
+        raise InputError(
+            f"{flag} is {value}; it must be a finite number, 0 or as float32 holds "
+            f"it, {FLOAT32.tiny:.1e} to {FLOAT32.max:.1e}"
+        )
+    for name, (words, holds) in BOUNDS.items():
+        if name in rule and not holds(value, rule[name]):
+            raise InputError(f"{flag} is {value}; it must be {words} {rule[name]}")
+
+
+def fits_float32(value):
+    """Whether float32 holds a number as one that is finite and not rounded to 0."""
+    return value == 0 or FLOAT32.tiny <= abs(value) <= FLOAT32.max
+
+
+def flag_of(field):
+    """The flag of a field of Config: --batch-size of batch_size."""
+    return "--" + field.name.replace("_", "-")
+
+
+def settings_parser(prog, description):
+    """An argparse parser of the task, the options that are no settings, and a flag a setting."""
+    parser = argparse.ArgumentParser(
+        prog=prog, allow_abbrev=False, description=description, argument_default=argparse.SUPPRESS
+    )
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder of the published files; digits alone has a built-in default",
+    )
+    parser.add_argument("--name", help="results go to runs/NAME")
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="the full protocol of Sec. 4.1 instead of the quick preset",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("loop", "ray"),
+        help="how a round goes over its "
+        "clients: one after another (loop), or on the cores of this machine or of "
+        "the Ray cluster at RAY_ADDRESS (needs requirements-ray.txt)",
+    )
+    parser.add_argument(
+        "--as",
+        dest="preset",
+        choices=PRESETS,
+        help="where paper and released code disagree, take a side",
+    )
+    for field in dataclasses.fields(Config):
+        if field.name != "task":
+            rule = SETTINGS[field.name]
+            kind = whole_numbers if field.type is tuple else type(field.default)
+            parser.add_argument(
+                flag_of(field),
+                type=kind,
+                choices=rule.get("choices"),
+                metavar=None if "choices" in rule else field.name.upper(),
+                help=rule["help"] + default_of(field),
+            )
+    return parser
+
+
+def default_of(field):
+    """What a setting is without its flag, in brackets; nothing where its help has said it."""
+    quick = {task: QUICK[task][field.name] for task in TASKS if field.name in QUICK[task]}
+    if quick:
+        values = ", ".join(f"{value} {task}" for task, value in quick.items())
+        return f" ({values}, {field.default} with --paper)"
+    return f" ({field.default})" if field.default and field.name not in THE_TASKS else ""
+
+
+def parse(parser, argv):
+    """The command line -> (Config, the other options).
+
+    Weakest first: the quick preset, --as, single flags. Raises InputError.
+    """
+    given = vars(read_options(parser, argv))
+    settings = {
+        field.name: given.pop(field.name)
+        for field in dataclasses.fields(Config)
+        if field.name in given
+    }
+    if given.get("engine") == "ray" and settings.get("device", "CPU") != "CPU":
+        raise InputError(
+            f"--device is {settings['device']}; with --engine ray it must be CPU: "
+            "leave one of the two away"
+        )
+    quick = {} if given.get("paper") else QUICK[settings["task"]]
+    side = PRESETS.get(given.get("preset"), {})
+    return complete(Config(**{**THE_TASKS, **quick, **side, **settings})), given

@@ -1,0 +1,106 @@
+"""`./run.sh digits` and `./run.sh office`: one run of FPL, on the screen and in its folder."""
+
+import dataclasses
+import os
+import sys
+
+from tqdm import tqdm
+
+import fpl
+from lab.data.load import load
+from lab.many import engines
+from lab.run import checkpoint, screen, summary
+from lab.run import folder as run_folder
+from lab.run.clients import share_out, test_sets
+from lab.run.device import use_device
+from lab.run.loop import rounds
+from lab.run.settings import parse, settings_parser
+from lab.shell.files import alone_in
+from lab.shell.program import guarded
+
+
+def main(argv=None):
+    """argv: the task and the flags. -> exit status, see `lab.shell.program.guarded`."""
+    return guarded(train_and_report, argv)
+
+
+def train_and_report(argv):
+    """What `main` does when all goes well: read, split, run, show, write."""
+    parser = settings_parser(
+        "./run.sh", "Train FPL. Defaults are the paper's with --paper, else a quick preset."
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with runs/NAME, by default the task's newest run",
+    )
+    parser.add_argument(
+        "--summary",
+        metavar="DIR",
+        help="also write MindSpore Insight summaries there, one DIR for each run",
+    )
+    cfg, options = parse(parser, argv)
+    find = run_folder.old_folder if options.get("resume") else run_folder.free_folder
+    folder, logs = find(cfg.task, options.get("name")), []
+    try:
+        train_in(folder, cfg, options, logs)
+        print(f"\n{folder}: {', '.join(sorted(os.listdir(folder)))}")
+        return 0
+    except KeyboardInterrupt:
+        if not os.path.isdir(folder):
+            raise
+        so_far = f" after {len(logs)} of {cfg.rounds} rounds" if logs else ""
+        print(f"\nStopped{so_far}; to go on: {run_folder.resuming(argv, folder)}", file=sys.stderr)
+        return 130
+
+
+def train_in(folder, cfg, options, logs):
+    """A run, new or resumed, from its files to its pictures.
+
+    logs: takes those of its rounds, as they get done.
+    """
+    use_device(cfg.device)
+    train, tests, sources = load(cfg.task, options.get("data"))
+    clients, tests = share_out(train, cfg), test_sets(tests, cfg)
+    turns = len(fpl.participants(cfg, len(clients), 1))
+    record = {
+        "config": dataclasses.asdict(cfg),
+        "sources": sources,
+        "versions": run_folder.versions(),
+    }
+    with (
+        engines.opened(options.get("engine", "loop")) as engine,
+        summary.writer(options.get("summary"), cfg.width) as summarise,
+        alone_in(folder),
+    ):
+        start, done = checkpoint.resume(folder, record)
+        logs += done
+        print(screen.describe(sources, clients, cfg), flush=True)
+        if logs:
+            print(f"{len(logs)} of {cfg.rounds} rounds are done already.\n")
+        with progress(cfg.rounds * turns, len(logs) * turns) as bar:
+            for _, log in rounds(
+                clients, tests, cfg, folder, record, counting(bar, engine), state=start
+            ):
+                summarise(log)
+                logs.append(log)  # what is counted and shown is on disk
+                bar.write(screen.round_line(log))
+                sys.stdout.flush()
+        print("\n" + screen.final_table(logs))
+        run_folder.pictures(folder, logs, [client.domain for client in clients])
+
+
+def progress(turns, done=0):
+    """A progress bar over the clients' turns; there is none where the output is not a screen."""
+    return tqdm(total=turns, initial=done, unit="client", disable=None)
+
+
+def counting(bar, engine=map):
+    """The engine for fpl.run, moving a progress bar by one with each client."""
+
+    def counted(function, items):
+        for result in engine(function, items):
+            bar.update()  # first: nobody comes back here after the last one
+            yield result
+
+    return counted

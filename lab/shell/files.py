@@ -1,0 +1,58 @@
+"""Files that are there whole or not at all, and folders that one process has for itself."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+
+import safetensors
+
+from lab.shell.errors import InputError
+
+
+def write_whole(path, write):
+    """write(temporary name), to the disk, then the rename that makes it path: old or new, whole."""
+    part = f"{path}.part"
+    try:
+        write(part)
+    except safetensors.SafetensorError as error:  # its OSErrors have their number in the text alone
+        number = re.search(r"os error (\d+)", str(error))
+        number = int(number[1]) if number else errno.EIO
+        raise OSError(number, f"{part} cannot be written ({error})") from error
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def locked(folder, wait):
+    """Whether this process alone holds the folder, made if need be, until the end of the `with`."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made or opened ({error.strerror}); look at the rights of "
+            f"{os.path.dirname(folder) or '.'} in {os.getcwd()} and at what is there"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        mine = True
+    except BlockingIOError:
+        mine = False
+    try:
+        yield mine
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def alone_in(folder):
+    """Two runs never write into one folder. Raises InputError."""
+    with locked(folder, wait=False) as mine:
+        if not mine:
+            raise InputError(
+                f"another run is at work in {folder}; wait for its end or give another --name"
+            )
+        yield
