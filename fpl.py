@@ -1,7 +1,7 @@
 """FPL: clients of several domains train one network together, guided by prototypes.
 
 After Huang, Ye, Shi, Li, Du, "Rethinking Federated Learning with Domain Shift: A Prototype View",
-CVPR 2023. Sections 1 to 7 are FPL, sections 8 to 10 its equipment.
+CVPR 2023. Sections 1 to 7 are FPL, sections 8 and 9 its equipment.
 
 Algorithm 1                                                                here
     for each of E rounds:                                                  run
@@ -49,15 +49,18 @@ from mindspore import Tensor, ops
 
 from finch import finch
 
+# On a CPU the calling thread would spin while a kernel runs, on a core that the kernel could use.
+# MindSpore's own threads do not read OMP_NUM_THREADS.
+if ms.get_context("device_target") == "CPU":
+    ms.runtime.launch_blocking()
+if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+    ms.set_context(runtime_num_threads=max(1, int(os.environ["OMP_NUM_THREADS"])))
 
 # ---------------------------------------------------------------- 1. settings
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The numbers of a run. The defaults are those of Sec. 4.1 and of the paper's Table 2.
-
-    Where the paper's text and the released code disagree, the comment says which value is whose.
-    """
+    """The numbers of a run, by default those of Sec. 4.1 and Table 2. Code: the released one."""
     task: str = "digits"            # the name of the set of domains
     clients: tuple = (6, 4, 3, 7)   # of each domain (code, Table 2); 3, 7, 6, 4 (text)
     fraction: float = 0.01          # of a domain's images, for each client
@@ -127,7 +130,6 @@ def class_prototypes(z, labels, num_classes):
 
 def cluster_prototypes(class_means, counts, partition):
     """Cluster the clients' means of each class and average each cluster (Eq. 4-5).
-
     class_means [M,K,d], counts [M,K], partition "first" | "last" -> clusters [K,J,d], mask [K,J].
     """
     return cluster_means(class_means, cluster_members(class_means, counts, partition))
@@ -169,8 +171,8 @@ def cluster_means(class_means, members):
 def unbiased_prototypes(clusters, mask):
     """The plain mean of a class's cluster prototypes (Eq. 6). clusters [K,J,d] -> unbiased [K,d].
 
-    A mean over the clients would be biased: the domain with the most clients would draw it to
-    itself. In this mean each cluster counts once, however many clients stand behind it.
+    A mean over the clients is biased: the domain with the most clients draws it to itself. In this
+    mean each cluster counts once, however many clients stand behind it.
     """
     clusters, mask = np.asarray(clusters, np.float64), np.asarray(mask)
     sums = np.where(mask[..., None], clusters, 0).sum(axis=1)
@@ -181,7 +183,6 @@ def unbiased_prototypes(clusters, mask):
 
 def cpcl_loss(z, labels, clusters, mask, tau):
     """Cluster prototypes contrastive loss (Eq. 8-9).
-
     z [B,d], labels [B], clusters [K,J,d], mask [K,J] bool, tau > 0 -> scalar.
     With s = cos(z, prototype) / tau, let P be the sum of e^s over the cluster prototypes of the
     sample's own class, and N the sum over those of all other classes. The sample costs
@@ -189,29 +190,26 @@ def cpcl_loss(z, labels, clusters, mask, tau):
     near one of them, that of its domain, and no domain is dragged onto another. The smaller tau,
     the more do the prototypes most similar to z decide alone; with a large tau all count alike.
     A sample whose class has no prototype costs 0 and counts in the mean over the batch.
-
     Example: z = (1,0), own (1,0) and (0,1), other (-1,0), tau = 1: ln(1 + e^-1 / (e + 1)) = 0.0943.
     """
     num_classes, most, d = clusters.shape
-    exists = mask.reshape(num_classes * most)
-    clusters = ops.where(mask.expand_dims(-1), clusters, 0.0).reshape(num_classes * most, d)
-    similarity = ops.matmul(unit(z), unit(clusters).T) / tau             # [B,K*J], Eq. 7
-    class_of_column = ops.arange(num_classes * most) // most
-    own = labels.expand_dims(1) == class_of_column.expand_dims(0)        # [B,K*J]
+    exists = mask.reshape(1, num_classes * most)
+    clusters = unit(ops.where(mask.expand_dims(-1), clusters, 0.0))      # padding may hold anything
+    similarity = ops.matmul(unit(z), clusters.reshape(num_classes * most, d).T) / tau      # Eq. 7
+    class_of_column = ops.arange(num_classes * most).expand_dims(0) // most
+    own = labels.expand_dims(1) == class_of_column                       # [B,K*J]
     positive, negative = own & exists, ~own & exists
-    log_p = logsumexp(ops.where(positive, similarity, -1e30))            # -inf would give NaN
+    log_p = logsumexp(ops.where(positive, similarity, -1e30))            # with -inf: NaN
     log_n = logsumexp(ops.where(negative, similarity, -1e30))
     return ops.where(positive.any(1), softplus(log_n - log_p), 0.0).mean()
 
 def upcr_loss(z, labels, unbiased, known, reduce):
     """Unbiased prototypes consistent regularisation (Eq. 10).
-
     z [B,d], labels [B], unbiased [K,d], known [K] bool, reduce "mean" | "sum" over the d dimensions
     -> scalar. A sample costs the squared distance to its class's unbiased prototype. CPCL sees
     only angles and lets every domain keep a place of its own; UPCR adds one point, the same for
     all domains, that the features of a class are held to, their length included.
     A sample whose class has no prototype costs 0 and counts in the mean over the batch.
-
     Example: z = (1,0), unbiased (0.5,0.5): 0.25 (mean), 0.5 (sum).
     """
     square = (z - ops.where(known.expand_dims(-1), unbiased, 0.0)[labels]) ** 2
@@ -220,7 +218,6 @@ def upcr_loss(z, labels, unbiased, known, reduce):
 
 def local_loss(p, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_reduce):
     """Eq. 12: CE + cpcl * CPCL + upcr * UPCR. In round 1, where the mask is False, it is CE alone.
-
     p: weights by name, x [B,3,32,32], labels [B] -> scalar, z [B,d], what batch norm met [S].
     """
     logits, z, met = network(p, None, x)
@@ -234,7 +231,6 @@ def local_loss(p, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_red
 
 def client_update(state, client, rng, cfg):
     """LocalUpdating of Algorithm 1: T epochs of SGD on Eq. 12, then the class means (Eq. 2).
-
     The class means are taken with the trained network in evaluation mode: batch norm then uses the
     running statistics, which this client has just trained along with the weights.
     """
@@ -250,8 +246,8 @@ def client_update(state, client, rng, cfg):
                 params, velocity, stats, network_input(images), Tensor(labels), *sgd, *received)
             losses.append(loss)
             met.append((z, labels))
-    class_means, counts = local_prototypes(params, stats, client, met, cfg)
-    return ClientUpdate(params, stats, class_means, counts, float(np.mean([*map(float, losses)])))
+    prototypes = local_prototypes(params, stats, client, met, cfg)
+    return ClientUpdate(params, stats, *prototypes, float(np.mean([*map(float, losses)])))
 
 @functools.cache
 def sgd_step(loss, width, *constants):
@@ -263,15 +259,19 @@ def sgd_step(loss, width, *constants):
     """
     shapes = param_shapes(width)
 
-    def loss_of(params, x, labels, *received):
-        return loss(views(params, shapes), x, labels, *received, *constants)
+    def loss_of_parts(parts, x, labels, *received):
+        p = {name: part for (name, _), part in zip(shapes, parts)}
+        return loss(p, x, labels, *received, *constants)
 
-    loss_and_gradient = ms.value_and_grad(loss_of, 0, has_aux=True)
+    # The gradient is taken by part and joined: that is faster than through the split.
+    loss_and_gradient = ms.value_and_grad(loss_of_parts, 0, has_aux=True)
 
     @ms.enable_dynamic(x=ANY_BATCH, labels=ANY_LABELS)
     @ms.jit
     def step(params, velocity, stats, x, labels, lr, momentum, weight_decay, *received):
-        (value, z, met), gradient = loss_and_gradient(params, x, labels, *received)
+        parts = tuple(views(params, shapes).values())
+        (value, z, met), gradient = loss_and_gradient(parts, x, labels, *received)
+        gradient = ops.cat([part.reshape(-1) for part in gradient])
         velocity = momentum * velocity + (gradient + weight_decay * params)
         stats = (1 - BN_MOMENTUM) * stats + BN_MOMENTUM * met
         return params - lr * velocity, velocity, stats, value, z
@@ -281,7 +281,7 @@ def sgd_step(loss, width, *constants):
 def local_prototypes(params, stats, client, met, cfg):
     """The class means that a client sends. met: z and labels of each batch of the last epoch."""
     if cfg.prototypes_from == "final":
-        _, z = predict(params, stats, client.images)
+        z = predict(params, stats, client.images)[1]
         return class_prototypes(z, client.labels, NUM_CLASSES)
     z = np.concatenate([z.asnumpy() for z, _ in met])  # the weights still moved meanwhile
     return class_prototypes(z, np.concatenate([labels for _, labels in met]), NUM_CLASSES)
@@ -291,7 +291,6 @@ def local_prototypes(params, stats, client, met, cfg):
 
 def server_round(state, clients, cfg, engine=map):
     """One round of Algorithm 1 -> the next ServerState, and what the round tells of itself.
-
     engine(function, items) applies the function to each item and yields the results in order: map
     does it here, one client after another, and lab/many has engines for several processes.
     """
@@ -314,12 +313,11 @@ def participants(cfg, num_clients, round_number):
     return sorted(drawn.tolist())
 
 def client_turn(arguments):
-    """client_update of a tuple of its arguments, because an engine's items are single things."""
+    """client_update of a tuple of its arguments, since an engine's items are single things."""
     return client_update(*arguments)
 
 def weighted_mean(updates, chosen, sizes):
     """The average network: the sum of |D_m| / |D| * network_m over the chosen clients (Alg. 1).
-
     updates: their ClientUpdates, taken one at a time, so that memory does not grow with M, and
     added up in float64 in this order; sizes: |D_m| of all M clients.
     Returns params, stats and a dict of what came along: class_means [M,K,d] and counts [M,K], zero
@@ -335,10 +333,9 @@ def weighted_mean(updates, chosen, sizes):
         params = params + sizes[m] / total * sent.params.astype(np.float64)
         stats = stats + sizes[m] / total * sent.stats.astype(np.float64)
         class_means[m], counts[m], losses[m] = sent.class_means, sent.counts, sent.loss
-    nothing = np.zeros_like(sent.class_means), np.zeros_like(sent.counts)
-    told = {"class_means": np.stack([class_means.get(m, nothing[0]) for m in range(len(sizes))]),
-            "counts": np.stack([counts.get(m, nothing[1]) for m in range(len(sizes))]),
-            "losses": losses}
+    class_means, counts = (np.stack([rows.get(m, 0 * rows[chosen[0]]) for m in range(len(sizes))])
+                           for rows in (class_means, counts))
+    told = {"class_means": class_means, "counts": counts, "losses": losses}
     return Tensor(params.astype(np.float32)), Tensor(stats.astype(np.float32)), told
 
 
@@ -346,7 +343,6 @@ def weighted_mean(updates, chosen, sizes):
 
 def run(clients, tests, cfg, state=None, engine=map, server_round=server_round):
     """Train from state, by default round 0, to round cfg.rounds; yield (state, log) after each.
-
     clients: M Clients; tests: {domain: (images, labels)}; server_round: FPL's, or that of another
     method, as lab/methods has them. It prints nothing. The log is a dict: round, loss (mean over
     the clients), accuracy {domain: percent}, avg (plain mean over the domains), clusters_per_class
@@ -363,7 +359,7 @@ def run(clients, tests, cfg, state=None, engine=map, server_round=server_round):
                                      "smaller --lr or a larger --tau") from error
         yield state, {
             "round": number, "loss": float(np.mean([*told["losses"].values()])),
-            "accuracy": accuracy, "avg": float(np.mean([*accuracy.values()])) if tests else math.nan,
+            "accuracy": accuracy, "avg": float(np.mean([*accuracy.values()] or [math.nan])),
             "clusters_per_class": state.prototypes.mask.sum(axis=1).tolist(),
             "seconds": time.perf_counter() - start, **told}
 
@@ -376,8 +372,7 @@ def init_state(cfg):
         else:
             fan_in = 8 * cfg.width if name == "linear.bias" else math.prod(shape[1:])
             weights.append(rng.uniform(-1, 1, shape) / math.sqrt(fan_in))
-    stats = [np.full(shape, float(name.endswith("variance")))
-             for name, shape in stat_shapes(cfg.width)]
+    stats = [np.full(s, float(name.endswith("variance"))) for name, s in stat_shapes(cfg.width)]
     clusters = np.zeros((NUM_CLASSES, max(1, sum(cfg.clients) // 2), 8 * cfg.width), np.float32)
     prototypes = Prototypes(clusters, np.zeros(clusters.shape[:2], bool), clusters[:, 0].copy())
     return ServerState(0, joined(weights), joined(stats), prototypes)
@@ -394,11 +389,9 @@ def stream(cfg, purpose, *which):
 
 def split(train, cfg, published=None, exchange=None):
     """Share each domain out among its clients, at random and without overlap (Sec. 4.1).
-
     train: {domain: (images [n,32,32,3] uint8, labels [n])} -> the M Clients, domain by domain.
-    published: {domain: images} that cfg.fraction is of where that is not n. exchange(mine, rest,
-    labels) may swap indices of a client with those that nobody has yet.
-    Raises ValueError where a domain has fewer images than its clients want.
+    published: {domain: images} that cfg.fraction is of, where it is not of n. exchange(mine, rest,
+    labels) may swap a client's indices with free ones. Raises ValueError for too few images.
     """
     clients = []
     for index, (domain, how_many) in enumerate(zip(train, cfg.clients, strict=True)):
@@ -422,8 +415,8 @@ def batches(client, cfg, rng):
     order = rng.permutation(len(client.labels))
     for start in range(0, len(order), cfg.batch_size):
         batch = order[start:start + cfg.batch_size]
-        images = client.images[batch]
-        yield crop_flip(images, rng) if cfg.augment == "crop-flip" else images, client.labels[batch]
+        images, labels = client.images[batch], client.labels[batch].astype(np.int32)
+        yield crop_flip(images, rng) if cfg.augment == "crop-flip" else images, labels
 
 def crop_flip(images, rng):
     """Pad by 4 black pixels, crop back at random, flip half of them. images [B,32,32,3] uint8."""
@@ -447,7 +440,7 @@ STAGES = (("stage1", 1, 1, 1), ("stage2", 1, 2, 2), ("stage3", 2, 4, 2), ("stage
 BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # PyTorch's, in its meaning: running = 0.9 * running + 0.1 * batch
 bn_train = ops.operations.BatchNorm(is_training=True, epsilon=BN_EPS)
 bn_eval = ops.operations.BatchNorm(is_training=False, epsilon=BN_EPS)
-ANY_BATCH = Tensor(shape=[None, 3, 32, 32], dtype=ms.float32)  # batches of all sizes, one compile
+ANY_BATCH = Tensor(shape=[None, 3, 32, 32], dtype=ms.float32)  # one compile for all sizes
 ANY_LABELS = Tensor(shape=[None], dtype=ms.int32)
 
 @functools.cache
@@ -482,12 +475,10 @@ def joined(arrays):
 
 def tensors(*values):
     """Arrays and numbers as Tensors: a compiled function would keep a Python number for good."""
-    return [Tensor(value, None if isinstance(value, np.ndarray) else ms.float32)
-            for value in values]
+    return [Tensor(x, None if isinstance(x, np.ndarray) else ms.float32) for x in values]
 
 def network(p, s, x):
     """ResNet-10: a 3x3 stem, four stages of a basic block, a linear layer. x [B,3,32,32].
-
     p, s: weights and running statistics by name. s is None in training: batch norm then uses the
     batch's own statistics. -> logits [B,K], z [B,d], the statistics that batch norm used [S].
     """
@@ -542,14 +533,11 @@ def unit(x):
     return ops.where(nonzero, x / ops.sqrt(ops.where(nonzero, square, 1.0)), 0.0)
 
 
-# ---------------------------------------------------------------- 10. prediction
-
 @ms.enable_dynamic(x=ANY_BATCH)
 @ms.jit
 def predict_batch(params, stats, x, p_shapes, s_shapes):
     """The network in evaluation mode, compiled: params [P], stats [S], x -> logits, z."""
-    logits, z, _ = network(views(params, p_shapes), views(stats, s_shapes), x)
-    return logits, z
+    return network(views(params, p_shapes), views(stats, s_shapes), x)[:2]
 
 def predict(params, stats, images):
     """The network in evaluation mode. images [n,32,32,3] uint8 -> logits [n,K], z [n,d], NumPy."""
@@ -560,9 +548,8 @@ def predict(params, stats, images):
     return tuple(np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*outputs))
 
 def evaluate(state, tests):
-    """Top-1 accuracy in percent on each domain. tests: {domain: (images, labels)} -> {domain: %}.
-
-    Raises FloatingPointError where an output is not finite: it would count as class 0.
+    """Top-1 accuracy in percent. tests: {domain: (images, labels)} -> {domain: percent}.
+    Raises FloatingPointError where an output is not finite, which would count as class 0.
     """
     accuracy = {}
     for domain, (images, labels) in tests.items():

@@ -24,7 +24,7 @@ usage: ./run.sh COMMAND [OPTIONS]
                                                            takes them all with 10,000 examples each: hours
   mutants  faults in the mathematics, which tests must see  hours on one core; goes on where it stopped
   fetch    bring the published digit files to data/        minutes, as the connection allows
-  flower   flower-superlink, flower-supernode or flwr: clients that keep their data, see README
+  flower   flower-superlink, flower-supernode or flwr: clients that keep their data, see docs/machines.md
 
 ./run.sh COMMAND --help lists the options. The first call installs the packages into .venv (about 2.8 GB, minutes).
 FPL_PYTHON=/path/to/python chooses the Python (3.10, 3.11 or 3.12) that .venv is made from.
@@ -141,7 +141,7 @@ case "$command" in
         case "${1:-}" in
             flower-superlink | flower-supernode | flwr) ;;
             *) fail "flower is followed by '${1:-}'; it must be flower-superlink, flower-supernode or flwr, \
-with their options: see README" ;;
+with their options: see docs/machines.md" ;;
         esac
         venv="$root/.venv-flower"
         python="$venv/bin/python" stamp="$venv/installed" requirements="$root/requirements-flower.txt"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mindspore import Tensor
+from tiny import tiny
 
 import fpl
 from lab.data.tasks import TASKS
@@ -18,7 +19,6 @@ from lab.run import folder as run_folder
 from lab.run import repeat, train
 from lab.run.settings import THE_TASKS, complete
 from lab.shell.files import write_whole
-from tiny import tiny
 
 SOURCES = {
     "digits": {
@@ -227,7 +227,7 @@ def stand_in_run(clients, tests, cfg, state=None, engine=map, server_round=fpl.s
     """In place of fpl.run: no training."""
     state = state or fpl.init_state(cfg)
     for number in range(state.round + 1, cfg.rounds + 1):
-        moved_by = number + len(server_round.__name__) / 8  # another method, other numbers
+        moved_by = number + len(server_round.__qualname__) / 8  # another method, other numbers
         state = next_state(state, moved_by)._replace(round=number)
         accuracy = {domain: 100 / (number + 1 + i) for i, domain in enumerate(tests)}
         rng = np.random.default_rng(number)

@@ -1,0 +1,5 @@
+"""A round on several cores or machines.
+
+engines.py   engines for fpl.run: the loop, and the workers of a Ray cluster
+flower/      a Flower app, for clients that keep their data
+"""

@@ -1,251 +1,421 @@
-"""The methods of Table 2 that FPL is compared with. Each is an fpl.Method: what a client does, what the server does.
+"""The methods of Table 2 that FPL is compared with. Each is another server_round for `fpl.run`.
 
-Common to all: fpl.local_training's T epochs of SGD, averages weighted by the numbers of images, batch norm's running
-statistics averaged. FedDyn, FedOPT and FedProc are written with plain averages in some of their papers, and FedProto
-averages no networks; the weights here are FedAvg's, so that the rows of a table differ in the method alone. The numbers
-are those published for this comparison (FedProx, MOON), those of a public fork of its code (FedOPT's lr, FedProto's
-weight), else those of a method's own paper; none is tuned.
+Common to all: T epochs of SGD as in FPL, averages weighted by the numbers of images, batch norm's
+running statistics averaged. FedDyn, FedOPT and FedProc are written with plain averages in some of
+their papers, and FedProto averages no networks; the weights here are FedAvg's, so that the rows of
+a table differ in the method alone. The numbers are those published for this comparison (FedProx,
+MOON), those of a public fork of its code (FedOPT's lr, FedProto's weight), else those of a method's
+own paper. None is tuned.
+
+A local loss is given the weights by name, a batch, and what the method sends to the client:
+loss(p, x, labels, *received, *constants) -> scalar, z [B,d], statistics that batch norm met [S].
 """
 
-import mindspore as ms
+from collections.abc import Callable
+from typing import NamedTuple
+
+import fpl  # first: it sets what MindSpore reads while it is loaded
+
+# isort: split
 import numpy as np
 from mindspore import Tensor, ops
 
-from fpl import (FPL, PARAMS, STATS, Method, Prototypes, cpcl_loss, cross_entropy, flat, local_training, logsumexp, network,
-                 step_on, upcr_loss)
+
+class Method(NamedTuple):
+    """A method under its name, with the numbers of its own, for the record."""
+
+    name: str
+    server_round: Callable  # (state, clients, cfg, engine) -> the next state, what the round tells
+    numbers: dict
 
 
-def number(value):
-    """A tensor, because a compiled function would keep a Python number for good."""
-    return Tensor(value, ms.float32)
+class MethodState(NamedTuple):
+    """fpl.ServerState and what a method remembers from round to round.
+
+    memory: {client number or "server": {name: vector}}. It is replaced, never written to.
+    """
+
+    round: int
+    params: Tensor
+    stats: Tensor
+    prototypes: fpl.Prototypes
+    memory: dict
 
 
-def cross_entropy_and_features(params, x, labels):
-    """The part that all local losses share: CE [B] of each image, z [B,d], batch norm statistics."""
-    logits, z, seen = network({name: value for name, value in zip(PARAMS, params)}, {}, x, True)
-    return cross_entropy(logits, labels), z, seen
+# ---- what the methods have in common
 
 
-def square_distance(params, others):
-    """|params - others|^2 over all tensors of two tuples."""
-    total = number(0.0)
-    for a, b in zip(params, others):
-        total = total + ((a - b) ** 2).sum()
-    return total
+def local_training(state, client, rng, cfg, loss, constants, received):
+    """T epochs of SGD on a method's local loss, as fpl.client_update has them on FPL's."""
+    params, stats, velocity = state.params, state.stats, ops.zeros_like(state.params)
+    step = fpl.sgd_step(loss, cfg.width, *constants)
+    sgd = fpl.tensors(cfg.lr, cfg.momentum, cfg.weight_decay)
+    losses = []
+    for _ in range(cfg.local_epochs):
+        met = []
+        for images, labels in fpl.batches(client, cfg, rng):
+            batch = fpl.network_input(images), Tensor(labels)
+            params, velocity, stats, value, z = step(
+                params, velocity, stats, *batch, *sgd, *received
+            )
+            losses.append(value)
+            met.append((z, labels))
+    class_means, counts = fpl.local_prototypes(params, stats, client, met, cfg)
+    value = float(np.mean([*map(float, losses)]))
+    return fpl.ClientUpdate(params, stats, class_means, counts, value)
 
 
-def keep_average(state, averaged, share, class_means, counts, cfg):
-    """The server_update of methods that differ from FedAvg on the clients alone."""
-    return averaged
+def method_turn(arguments):
+    """local_training of a tuple of its arguments, because an engine's items are single things."""
+    return local_training(*arguments)
 
 
-# ---------------------------------------------------------------- FedAvg
-# McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep Networks from
-# Decentralized Data", AISTATS 2017, Alg. 1: T epochs of SGD on CE, then the mean weighted by n_m / n.
+def train(state, clients, cfg, engine, loss, received, constants=(), memory=None, keep=None):
+    """The chosen clients train and are averaged -> params, stats, what the round tells.
 
-def fedavg_loss(params, x, labels, nothing):
-    ce, z, seen = cross_entropy_and_features(params, x, labels)
-    return ce.mean(), z, seen
+    received: {client number: what its loss is given}, see `same_for_all`.
+    keep(m, update) -> what client m's memory becomes; it is put into memory, a dict.
+    """
+    chosen = fpl.participants(cfg, len(clients), state.round + 1)
+    bare = fpl.ServerState(*state[:4])  # the memory of all clients need not travel to each
+    turns = []
+    for m in chosen:
+        rng = fpl.stream(cfg, "client", state.round + 1, m)
+        turns.append((bare, clients[m], rng, cfg, loss, constants, received[m]))
+    updates = engine(method_turn, turns)
+    if keep:
+        updates = remembering(updates, chosen, memory, keep)
+    return fpl.weighted_mean(updates, chosen, [len(client.labels) for client in clients])
 
 
-def fedavg_client(state, memory, client, rng, cfg):
-    nothing = (number(0.0),)  # a compiled function does not take an empty tuple
-    return local_training(step_on(fedavg_loss), nothing, state.params, state.stats, client, rng, cfg)
+def remembering(updates, chosen, memory, keep):
+    """The same updates, one at a time; what is kept of each is in memory when it was taken."""
+    for m, update in zip(chosen, updates, strict=True):
+        memory[m] = keep(m, update)
+        yield update
 
 
-FEDAVG = Method("fedavg", fedavg_client, keep_average, {})
+def same_for_all(clients, *values):
+    """What every client is given: {client number: tensors of the values}."""
+    return dict.fromkeys(range(len(clients)), fpl.tensors(*values))
 
 
-# ---------------------------------------------------------------- FedProx
-# Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks", MLSys 2020, Eq. 2:
-# CE + mu/2 |w - w_server|^2. mu = 0 is FedAvg.
+def memory_of(state):
+    """A copy of what the method remembers; nothing in round 0."""
+    return dict(getattr(state, "memory", {}))
+
+
+def checked(vector):
+    """A vector that a server step has made. Raises FloatingPointError where it is not finite."""
+    if not np.isfinite(vector.asnumpy()).all():
+        raise FloatingPointError("the server's network is not finite")
+    return vector
+
+
+def cross_entropy_and_features(p, x, labels):
+    """The part that all local losses share: CE [B] of each image, z [B,d], statistics [S]."""
+    logits, z, met = fpl.network(p, None, x)
+    return fpl.cross_entropy(logits, labels), z, met
+
+
+def vector_of(p):
+    """The vector of which p, the weights by name, are the views."""
+    return ops.cat([value.reshape(-1) for value in p.values()])
+
+
+# ---- FedAvg
+# McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep
+# Networks from Decentralized Data", AISTATS 2017, Alg. 1: T epochs of SGD on CE, then the mean
+# weighted by n_m / n.
+
+
+def fedavg_loss(p, x, labels):
+    """CE."""
+    ce, z, met = cross_entropy_and_features(p, x, labels)
+    return ce.mean(), z, met
+
+
+def fedavg_round(state, clients, cfg, engine=map):
+    """FedAvg's round."""
+    params, stats, told = train(state, clients, cfg, engine, fedavg_loss, same_for_all(clients))
+    return fpl.ServerState(state.round + 1, params, stats, state.prototypes), told
+
+
+FEDAVG = Method("fedavg", fedavg_round, {})
+
+
+# ---- FedProx
+# Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks",
+# MLSys 2020, Eq. 2: CE + mu/2 |w - w_server|^2. mu = 0 is FedAvg.
+
 
 def proximal_term(params, start, mu):
-    """params, start: tuples of tensors in PARAMS' order."""
-    return mu / 2 * square_distance(params, start)
+    """params, start: vectors [P]."""
+    return mu / 2 * ((params - start) ** 2).sum()
 
 
-def fedprox_loss(params, x, labels, start, mu):
-    ce, z, seen = cross_entropy_and_features(params, x, labels)
-    return ce.mean() + proximal_term(params, start, mu), z, seen
+def fedprox_loss(p, x, labels, start, mu):
+    """CE and the proximal term."""
+    ce, z, met = cross_entropy_and_features(p, x, labels)
+    return ce.mean() + proximal_term(vector_of(p), start, mu), z, met
 
 
 def fedprox(mu=0.01):
-    def client(state, memory, client, rng, cfg):
-        received = (flat(state.params, PARAMS), number(mu))
-        return local_training(step_on(fedprox_loss), received, state.params, state.stats, client, rng, cfg)
+    """FedProx with a weight of its term."""
 
-    return Method("fedprox", client, keep_average, {"mu": mu})
+    def server_round(state, clients, cfg, engine=map):
+        received = dict.fromkeys(range(len(clients)), [state.params, *fpl.tensors(mu)])
+        params, stats, told = train(state, clients, cfg, engine, fedprox_loss, received)
+        return fpl.ServerState(state.round + 1, params, stats, state.prototypes), told
+
+    return Method("fedprox", server_round, {"mu": mu})
 
 
-# ---------------------------------------------------------------- MOON
-# Li, He, Song, "Model-Contrastive Federated Learning", CVPR 2021, Eq. 3: CE + mu * contrast of z with the features that
-# the server's network (positive) and the client's network of its turn before (negative) give the same images. z stands
-# where the paper has a projection head, as in this comparison. mu = 0 is FedAvg, and so is every client's first turn.
+# ---- MOON
+# Li, He, Song, "Model-Contrastive Federated Learning", CVPR 2021, Eq. 3: CE + mu * contrast of z
+# with the features that the server's network (positive) and the client's network of its turn
+# before (negative) give the same images. z stands where the paper has a projection head, as in
+# this comparison. mu = 0 is FedAvg, and so is every client's first turn.
+
 
 def cosine(a, b):
     """Row by row [B,d], [B,d] -> [B]; 0 where one of them is zero."""
     square = (a * a).sum(1) * (b * b).sum(1)
-    return ops.where(square > 0, (a * b).sum(1) / ops.sqrt(ops.where(square > 0, square, 1.0)), 0.0)
+    length = ops.sqrt(ops.where(square > 0, square, 1.0))
+    return ops.where(square > 0, (a * b).sum(1) / length, 0.0)
 
 
 def moon_term(z, z_server, z_before, temperature):
     """-log(e^s / (e^s + e^b)) with s, b = cos(z, .) / temperature; mean over the batch."""
     both = ops.stack((cosine(z, z_server), cosine(z, z_before)), 1) / temperature
-    return (logsumexp(both) - both[:, 0]).mean()
+    return (fpl.logsumexp(both) - both[:, 0]).mean()
 
 
-def reference_features(params, stats, x):
+def reference_features(params, stats, x, p_shapes, s_shapes):
     """z [B,d] of a network that is not trained here: in evaluation mode, without gradient."""
-    p = {name: value for name, value in zip(PARAMS, params)}
-    s = {name: value for name, value in zip(STATS, stats)}
-    return ops.stop_gradient(network(p, s, x, False)[1])
+    p, s = fpl.views(params, p_shapes), fpl.views(stats, s_shapes)
+    return ops.stop_gradient(fpl.network(p, s, x)[1])
 
 
-def moon_loss(params, x, labels, server_params, server_stats, params_before, stats_before, mu, temperature):
-    ce, z, seen = cross_entropy_and_features(params, x, labels)
-    term = moon_term(z, reference_features(server_params, server_stats, x),
-                     reference_features(params_before, stats_before, x), temperature)
-    return ce.mean() + mu * term, z, seen
+def moon_loss(
+    p, x, labels, server, server_stats, before, before_stats, mu, temperature, p_shapes, s_shapes
+):
+    """CE and the contrast; server, before: params [P], each with its stats [S]."""
+    ce, z, met = cross_entropy_and_features(p, x, labels)
+    term = moon_term(
+        z,
+        reference_features(server, server_stats, x, p_shapes, s_shapes),
+        reference_features(before, before_stats, x, p_shapes, s_shapes),
+        temperature,
+    )
+    return ce.mean() + mu * term, z, met
 
 
 def moon(mu=5.0, temperature=0.5):
-    def client(state, memory, client, rng, cfg):
-        server = state.params | state.stats
-        before = memory or server
-        received = (flat(server, PARAMS), flat(server, STATS), flat(before, PARAMS), flat(before, STATS),
-                    number(mu), number(temperature))
-        update = local_training(step_on(moon_loss), received, state.params, state.stats, client, rng, cfg)
-        return update._replace(memory=update.params | update.stats)
+    """MOON with the weight and the temperature of its contrast."""
 
-    return Method("moon", client, keep_average, {"mu": mu, "temperature": temperature})
+    def server_round(state, clients, cfg, engine=map):
+        memory, received = memory_of(state), {}
+        for m in range(len(clients)):
+            before = memory.get(m, {"params": state.params, "stats": state.stats})
+            received[m] = [
+                state.params,
+                state.stats,
+                before["params"],
+                before["stats"],
+                *fpl.tensors(mu, temperature),
+            ]
+        shapes = fpl.param_shapes(cfg.width), fpl.stat_shapes(cfg.width)
+        params, stats, told = train(
+            state, clients, cfg, engine, moon_loss, received, shapes, memory, keep_network
+        )
+        return MethodState(state.round + 1, params, stats, state.prototypes, memory), told
+
+    return Method("moon", server_round, {"mu": mu, "temperature": temperature})
 
 
-# ---------------------------------------------------------------- FedDyn
-# Acar, Zhao, Navarro, Mattina, Whatmough, Saligrama, "Federated Learning Based on Dynamic Regularization", ICLR 2021,
-# Alg. 1: CE - <h_m, w> + alpha/2 |w - w_server|^2, h_m <- h_m - alpha (w - w_server) at the client;
-# h <- h - alpha * share * (mean - w_server), w_server = mean - h / alpha at the server. alpha = 0 is
-# FedAvg (h = 0) by a branch, not as a limit: alpha cancels in the server's step.
+def keep_network(m, update):
+    """What MOON remembers of a client's turn."""
+    return {"params": update.params, "stats": update.stats}
+
+
+# ---- FedDyn
+# Acar, Zhao, Navarro, Mattina, Whatmough, Saligrama, "Federated Learning Based on Dynamic
+# Regularization", ICLR 2021, Alg. 1: CE - <h_m, w> + alpha/2 |w - w_server|^2,
+# h_m <- h_m - alpha (w - w_server) at the client; h <- h - alpha * share * (mean - w_server),
+# w_server = mean - h / alpha at the server. alpha = 0 is FedAvg (h = 0) by a branch, not as a
+# limit: alpha cancels in the server's step.
+
 
 def dynamic_term(params, start, h, alpha):
-    """params, start, h: tuples of tensors in PARAMS' order."""
-    linear = number(0.0)
-    for value, slope in zip(params, h):
-        linear = linear + (value * slope).sum()
-    return alpha / 2 * square_distance(params, start) - linear
+    """params, start, h: vectors [P]."""
+    return alpha / 2 * ((params - start) ** 2).sum() - (params * h).sum()
 
 
-def feddyn_loss(params, x, labels, start, h, alpha):
-    ce, z, seen = cross_entropy_and_features(params, x, labels)
-    return ce.mean() + dynamic_term(params, start, h, alpha), z, seen
+def feddyn_loss(p, x, labels, start, h, alpha):
+    """CE and the dynamic regulariser."""
+    ce, z, met = cross_entropy_and_features(p, x, labels)
+    return ce.mean() + dynamic_term(vector_of(p), start, h, alpha), z, met
 
 
 def feddyn(alpha=0.1):
-    def client(state, memory, client, rng, cfg):
-        h = memory or {name: ops.zeros_like(value) for name, value in state.params.items()}
-        received = (flat(state.params, PARAMS), flat(h, PARAMS), number(alpha))
-        update = local_training(step_on(feddyn_loss), received, state.params, state.stats, client, rng, cfg)
-        return update._replace(memory={name: h[name] - alpha * (update.params[name] - state.params[name]) for name in PARAMS})
+    """FedDyn with the weight of its regulariser."""
 
-    def server(state, averaged, share, class_means, counts, cfg):
-        if alpha == 0:
-            return averaged
-        old = state.memory.get("server") or {name: ops.zeros_like(value) for name, value in state.params.items()}
-        h = {name: old[name] - alpha * share * (averaged.params[name] - state.params[name]) for name in PARAMS}
-        return averaged._replace(params={name: averaged.params[name] - h[name] / alpha for name in PARAMS},
-                                 memory=averaged.memory | {"server": h})
+    def server_round(state, clients, cfg, engine=map):
+        memory, zero = memory_of(state), ops.zeros_like(state.params)
+        before = {m: memory.get(m, {"h": zero})["h"] for m in range(len(clients))}
+        received = {m: [state.params, h, *fpl.tensors(alpha)] for m, h in before.items()}
 
-    return Method("feddyn", client, server, {"alpha": alpha})
+        def keep(m, update):
+            return {"h": before[m] - alpha * (update.params - state.params)}
+
+        params, stats, told = train(
+            state, clients, cfg, engine, feddyn_loss, received, (), memory, keep
+        )
+        if alpha != 0:
+            images = [len(client.labels) for client in clients]
+            share = sum(images[m] for m in told["losses"]) / sum(images)
+            h = memory.get("server", {"h": zero})["h"]
+            h = h - alpha * share * (params - state.params)
+            params, memory["server"] = checked(params - h / alpha), {"h": h}
+        return MethodState(state.round + 1, params, stats, state.prototypes, memory), told
+
+    return Method("feddyn", server_round, {"alpha": alpha})
 
 
-# ---------------------------------------------------------------- FedOPT
-# Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan, "Adaptive Federated Optimization", ICLR 2021,
-# Alg. 1-2: the clients' mean step is a gradient for an optimiser at the server. SGD with lr 1, momentum 0 is FedAvg.
+# ---- FedOPT
+# Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan, "Adaptive Federated
+# Optimization", ICLR 2021, Alg. 1-2: the clients' mean step is a gradient for an optimiser at the
+# server. SGD with lr 1, momentum 0 is FedAvg.
+
 
 def server_step(params, mean, memory, lr, momentum, optimizer):
-    """params, mean: name -> Tensor; memory: what this returned before, {} at first -> (params, memory). Adds in float64.
+    """params, mean: vectors [P]; memory: what this returned before, {} at first -> both anew.
 
-    "sgd": m <- momentum m + delta, params + lr m. "adam" (FedAdam, without bias correction): m <- momentum m +
-    (1 - momentum) delta, v <- 0.99 v + 0.01 delta^2 from v = tau^2 on, params + lr m / (sqrt(v) + tau), tau = 1e-3.
+    "sgd": m <- momentum m + delta, params + lr m. "adam" (FedAdam, without bias correction):
+    m <- momentum m + (1 - momentum) delta, v <- 0.99 v + 0.01 delta^2 from v = tau^2 on,
+    params + lr m / (sqrt(v) + tau), tau = 1e-3. Everything is added up in float64.
     """
-    tau, new_params, new_memory = 1e-3, {}, {}
-    for name in PARAMS:
-        old, m_name, v_name = params[name].asnumpy().astype(np.float64), "m " + name, "v " + name
-        delta = mean[name].asnumpy() - old
-        m = momentum * (memory[m_name].asnumpy() if memory else 0.0) + (delta if optimizer == "sgd" else (1 - momentum) * delta)
-        step = m
-        if optimizer == "adam":
-            v = 0.99 * (memory[v_name].asnumpy() if memory else tau ** 2) + 0.01 * delta ** 2
-            step = m / (np.sqrt(v) + tau)
-            new_memory[v_name] = Tensor(v.astype(np.float32))
-        new_memory[m_name] = Tensor(m.astype(np.float32))
-        new_params[name] = Tensor((old + lr * step).astype(np.float32))
-    return new_params, new_memory
+    tau, new = 1e-3, {}
+    old = params.asnumpy().astype(np.float64)
+    delta = mean.asnumpy() - old
+    m = momentum * (memory["m"].asnumpy() if memory else 0.0)
+    m = m + (delta if optimizer == "sgd" else (1 - momentum) * delta)
+    step = m
+    if optimizer == "adam":
+        v = 0.99 * (memory["v"].asnumpy() if memory else tau**2) + 0.01 * delta**2
+        step = m / (np.sqrt(v) + tau)
+        new["v"] = Tensor(v.astype(np.float32))
+    new["m"] = Tensor(m.astype(np.float32))
+    return Tensor((old + lr * step).astype(np.float32)), new
 
 
 def fedopt(lr=0.25, momentum=0.9, optimizer="sgd"):
-    def server(state, averaged, share, class_means, counts, cfg):
-        params, memory = server_step(state.params, averaged.params, state.memory.get("server", {}), lr, momentum, optimizer)
-        return averaged._replace(params=params, memory=averaged.memory | {"server": memory})
+    """FedOPT with the numbers of the server's optimiser, "sgd" or "adam"."""
 
-    return Method("fedopt", fedavg_client, server, {"lr": lr, "momentum": momentum, "optimizer": optimizer})
+    def server_round(state, clients, cfg, engine=map):
+        memory = memory_of(state)
+        mean, stats, told = train(state, clients, cfg, engine, fedavg_loss, same_for_all(clients))
+        params, memory["server"] = server_step(
+            state.params, mean, memory.get("server", {}), lr, momentum, optimizer
+        )
+        return MethodState(state.round + 1, checked(params), stats, state.prototypes, memory), told
+
+    numbers = {"lr": lr, "momentum": momentum, "optimizer": optimizer}
+    return Method("fedopt", server_round, numbers)
 
 
-# ---------------------------------------------------------------- global prototypes: FedProc, FedProto, FPL's ablations
+# ---- global prototypes: FedProc, FedProto, FPL's ablations
+
 
 def global_prototypes(class_means, counts):
-    """The plain mean over the clients that hold the class (FPL's Eq. 3). [M,K,d], [M,K] -> [K,d] float32, known [K]."""
+    """The plain mean over the clients that hold the class (FPL's Eq. 3).
+
+    class_means [M,K,d], counts [M,K] -> [K,d] float32, known [K].
+    """
     held = np.asarray(counts) > 0
     sums = np.where(held[..., None], np.asarray(class_means, np.float64), 0).sum(axis=0)
-    return (sums / np.maximum(held.sum(axis=0), 1)[:, None]).astype(np.float32), held.any(axis=0)
+    means = sums / np.maximum(held.sum(axis=0), 1)[:, None]
+    return means.astype(np.float32), held.any(axis=0)
 
 
-def global_update(state, averaged, share, class_means, counts, cfg):
-    """A class's only cluster prototype and its unbiased one are the global one: [K,J,d] with slot 0 filled."""
-    means, known = global_prototypes(class_means, counts)
-    clusters, mask = np.zeros_like(state.prototypes.clusters), np.zeros_like(state.prototypes.mask)
+def with_global_prototypes(state, params, stats, told):
+    """The next ServerState: a class's only cluster prototype, in slot 0, is the global one."""
+    means, known = global_prototypes(told["class_means"], told["counts"])
+    clusters = np.zeros_like(state.prototypes.clusters)
+    mask = np.zeros_like(state.prototypes.mask)
     clusters[:, 0], mask[:, 0] = means, known
-    return averaged._replace(prototypes=Prototypes(clusters, mask, means))
+    prototypes = fpl.Prototypes(clusters, mask, means)
+    return fpl.ServerState(state.round + 1, params, stats, prototypes)
 
 
-FPL_GLOBAL = Method("fpl-global", FPL.client_update, global_update, {})  # Table 3, Fig. 5: FPL without the clusters
+def fpl_global_round(state, clients, cfg, engine=map):
+    """FPL without the clusters: Table 3, Fig. 5."""
+    chosen = fpl.participants(cfg, len(clients), state.round + 1)
+    turns = [
+        (state, clients[m], fpl.stream(cfg, "client", state.round + 1, m), cfg) for m in chosen
+    ]
+    sizes = [len(client.labels) for client in clients]
+    averaged = fpl.weighted_mean(engine(fpl.client_turn, turns), chosen, sizes)
+    return with_global_prototypes(state, *averaged), averaged[2]
 
 
-# FedProc: Mu, Shen, Cheng, Geng, Fu, Zhang, Zhang, "FedProc: Prototypical Contrastive Federated Learning on Non-IID
-# Data", FGCS 2023: a * contrast with the global prototypes + (1 - a) * CE, a = 1 - round / rounds. The contrast is by
-# cosine over tau (1, as in this comparison); an image whose class has no prototype yet trains on CE alone.
+FPL_GLOBAL = Method("fpl-global", fpl_global_round, {})
 
-def fedproc_loss(params, x, labels, prototypes, known, a, tau):
-    ce, z, seen = cross_entropy_and_features(params, x, labels)
-    contrast = cpcl_loss(z, labels, prototypes.expand_dims(1), known.expand_dims(1), tau)
-    return (ops.where(known[labels], 1 - a, 1.0) * ce).mean() + a * contrast, z, seen
+
+# FedProc: Mu, Shen, Cheng, Geng, Fu, Zhang, Zhang, "FedProc: Prototypical Contrastive Federated
+# Learning on Non-IID Data", FGCS 2023: a * contrast with the global prototypes + (1 - a) * CE,
+# a = 1 - round / rounds. The contrast is by cosine over tau (1, as in this comparison); an image
+# whose class has no prototype yet trains on CE alone.
+
+
+def fedproc_loss(p, x, labels, prototypes, known, a, tau):
+    """(1 - a) * CE + a * the contrast with the global prototypes [K,d]."""
+    ce, z, met = cross_entropy_and_features(p, x, labels)
+    contrast = fpl.cpcl_loss(z, labels, prototypes.expand_dims(1), known.expand_dims(1), tau)
+    return (ops.where(known[labels], 1 - a, 1.0) * ce).mean() + a * contrast, z, met
 
 
 def fedproc(tau=1.0):
-    def client(state, memory, client, rng, cfg):
+    """FedProc with the temperature of its contrast."""
+
+    def server_round(state, clients, cfg, engine=map):
+        a = 1 - (state.round + 1) / cfg.rounds
         _, mask, means = state.prototypes
-        received = (Tensor(means), Tensor(mask[:, 0]), number(1 - (state.round + 1) / cfg.rounds), number(tau))
-        return local_training(step_on(fedproc_loss), received, state.params, state.stats, client, rng, cfg)
+        received = same_for_all(clients, means, mask[:, 0], a, tau)
+        averaged = train(state, clients, cfg, engine, fedproc_loss, received)
+        return with_global_prototypes(state, *averaged), averaged[2]
 
-    return Method("fedproc", client, global_update, {"tau": tau})
+    return Method("fedproc", server_round, {"tau": tau})
 
 
-# FedProto: Tan, Long, Liu, Zhou, Lu, Jiang, Zhang, "FedProto: Federated Prototype Learning across Heterogeneous
-# Clients", AAAI 2022, Eq. 7, as this comparison has it: networks are averaged too, each image's z stands for the client's
-# mean, and G_k is a plain mean over the clients. CE + weight * mean over d of (z - G_k)^2; weight = 0 is FedAvg.
+# FedProto: Tan, Long, Liu, Zhou, Lu, Jiang, Zhang, "FedProto: Federated Prototype Learning across
+# Heterogeneous Clients", AAAI 2022, Eq. 7, as this comparison has it: networks are averaged too,
+# each image's z stands for the client's mean, and G_k is a plain mean over the clients. An image
+# is classified by the logits, as in this comparison; the paper takes the nearest prototype.
+# CE + weight * mean over d of (z - G_k)^2; weight = 0 is FedAvg.
 
-def fedproto_loss(params, x, labels, prototypes, known, weight):
-    ce, z, seen = cross_entropy_and_features(params, x, labels)
-    return ce.mean() + weight * upcr_loss(z, labels, prototypes, known, "mean"), z, seen
+
+def fedproto_loss(p, x, labels, prototypes, known, weight):
+    """CE and the distance to the global prototypes [K,d]."""
+    ce, z, met = cross_entropy_and_features(p, x, labels)
+    return ce.mean() + weight * fpl.upcr_loss(z, labels, prototypes, known, "mean"), z, met
 
 
 def fedproto(weight=1.0):
-    def client(state, memory, client, rng, cfg):
+    """FedProto with the weight of its term."""
+
+    def server_round(state, clients, cfg, engine=map):
         _, mask, means = state.prototypes
-        received = (Tensor(means), Tensor(mask[:, 0]), number(weight))
-        return local_training(step_on(fedproto_loss), received, state.params, state.stats, client, rng, cfg)
+        received = same_for_all(clients, means, mask[:, 0], weight)
+        averaged = train(state, clients, cfg, engine, fedproto_loss, received)
+        return with_global_prototypes(state, *averaged), averaged[2]
 
-    return Method("fedproto", client, global_update, {"weight": weight})
+    return Method("fedproto", server_round, {"weight": weight})
 
 
-METHODS = {method.name: method for method in (FEDAVG, fedprox(), moon(), feddyn(), fedopt(), fedproc(), fedproto(), FPL)}
+FPL = Method("fpl", fpl.server_round, {})
+METHODS = {
+    method.name: method
+    for method in (FEDAVG, fedprox(), moon(), feddyn(), fedopt(), fedproc(), fedproto(), FPL)
+}

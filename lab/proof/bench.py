@@ -25,12 +25,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import fpl  # trap: before mindspore, because it sets what oneDNN reads when it is loaded
-
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+import fpl  # trap: before mindspore, because it sets what oneDNN reads when it is loaded
 from finch import finch
 from lab import baselines, cli, report
 

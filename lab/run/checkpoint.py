@@ -167,12 +167,11 @@ def read_state(path):
     """(its arrays by name, what it says about them). Raises OSError, and NOT_AS_WRITTEN."""
     if not os.path.isfile(path):
         raise ValueError("it is no file")
-    with open(path, "rb") as file:  # safetensors says of all that fails that the header is wrong
+    with open(path, "rb") as file:  # a disk or rights that fail are told as an OSError
         file.read(1)
     with safetensors.safe_open(path, "numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(
-            file.metadata()["fpl"]
-        )
+        names = file.keys()  # the file itself is no dict, and cannot be iterated over
+        return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["fpl"])
 
 
 def damaged(path, reason):

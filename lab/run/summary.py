@@ -11,13 +11,15 @@ import os
 import tempfile
 import time
 
+import fpl  # first: it sets what MindSpore reads while it is loaded
+
+# isort: split
 import mindspore as ms
 import numpy as np
 from mindspore.train.anf_ir_pb2 import ModelProto
 from mindspore.train.summary.writer import SummaryWriter
 from mindspore.train.summary_pb2 import Event
 
-import fpl
 from lab.shell.errors import InputError
 
 BATCH = 128  # images in the graph's input, as in fpl.predict

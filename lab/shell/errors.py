@@ -1,5 +1,8 @@
-"""The one exception for what the user can set right."""
+"""The one exception for what a user gave and the program cannot use."""
 
 
 class InputError(ValueError):
-    """A wrong setting, file or folder: what is there, what is wanted, the next step."""
+    """One line: the value seen, the value wanted, the next step."""
+
+    def __init__(self, message):
+        super().__init__(" ".join(str(message).splitlines()))  # a quoted value may have several

@@ -18,15 +18,18 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import made_runs
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from made_files import COLOUR, DIGITS, GREY, idx, usps
+from made_runs import RECORD, arrays_of, next_state
 from PIL import Image
 from scipy.io import savemat
+from tiny import TINY
 
 import fpl
-import made_runs
 from lab.data import digits, matlab
 from lab.data.images import read_image
 from lab.data.tasks import TASKS
@@ -36,9 +39,6 @@ from lab.run.folder import folder_name
 from lab.run.records import read_run
 from lab.run.settings import complete, parse, settings_parser
 from lab.shell.errors import InputError
-from made_files import COLOUR, DIGITS, GREY, idx, usps
-from made_runs import RECORD, arrays_of, next_state
-from tiny import TINY
 
 SECONDS = 5  # of the processor, for one file of a few kilobytes; a valid one takes milliseconds
 # bytes of memory for each byte of content: an IDX picture of 16 x 16 becomes 32 x 32 x 3, which

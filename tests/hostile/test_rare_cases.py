@@ -16,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from mindspore import Tensor
+from tiny import TINY, arrays, difference, images_and_labels, some_clients, tiny
 
 import fpl
 import oracle_np as oracle
 from lab.run import train
 from lab.run.clients import check_clients, check_tests, share_out
 from lab.shell.errors import InputError
-from tiny import TINY, arrays, difference, images_and_labels, some_clients, tiny
 
 TESTS = {"mnist": images_and_labels(10, 100), "usps": images_and_labels(3, 101)}
 

@@ -27,7 +27,6 @@ from lab.data import digits, images, limits, standin
 from lab.data.load import digest, load, repeated
 from lab.shell.errors import InputError
 
-
 # -- good files
 
 

@@ -1,4 +1,5 @@
-"""A round over the workers of a real Ray on this machine: the loop's bytes, whatever happens to a worker."""
+"""A round over a real Ray on this machine: the loop's bytes, whatever happens to a worker."""
+
 import contextlib
 import dataclasses
 import importlib.util
@@ -10,51 +11,77 @@ import threading
 import time
 import types
 
+import fpl  # first: it sets what MindSpore reads while it is loaded
+
+# isort: split
 import mindspore as ms
 import numpy as np
 import psutil
 import pytest
-from mindspore import Tensor
+from tiny import DOMAINS, TINY, images_and_labels
 
-import fpl
-from lab import baselines, cli, compare, data, engines
+from lab.many import engines
+from lab.methods import baselines, experiment
+from lab.run import train
+from lab.shell.errors import InputError
 
-with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None,
-                              reason="ray is not installed, --engine ray needs it: pip install -r requirements-ray.txt")
-# one batch shape, the one of test_training.py: each process compiles once
-CFG = fpl.complete(fpl.Config(clients=(2, 1, 1, 1), width=2, batch_size=4, local_epochs=2, rounds=2, lr=0.05, tau=0.1))
-
-
-BLANK = {domain: (np.zeros((800, 32, 32, 3), np.uint8), np.zeros(800, np.int32)) for domain in fpl.TASKS["digits"].clients}
+with_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None,
+    reason="ray is not installed, --engine ray needs it: pip install -r requirements-ray.txt",
+)
+BLANK = {
+    domain: (np.zeros((800, 32, 32, 3), np.uint8), np.zeros(800, np.int32))
+    for domain in DOMAINS["digits"]
+}
 
 
 def some_clients(sizes=(4, 8, 4, 12, 4)):
-    rng = np.random.default_rng(0)
-    return [fpl.Client(rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.choice(10, n).astype(np.int32), "mnist") for n in sizes]
+    """Whole batches of four: each process compiles one shape."""
+    return [fpl.Client(*images_and_labels(n, m), "mnist") for m, n in enumerate(sizes)]
 
 
-def everything(engine, method=fpl.FPL):
+def everything(engine, server_round=fpl.server_round):
     """Names -> bytes of all that two rounds leave."""
     clients, found = some_clients(), {}
-    for state, log in fpl.run(clients, {"mnist": clients[1][:2]}, CFG, engine=engine, method=method):
-        arrays = {**state.params, **state.stats, **state.prototypes._asdict(), "means": log["class_means"], "counts": log["counts"]}
-        arrays |= {f"{m} {name}": value for m, kept in state.memory.items() for name, value in kept.items()}
-        found |= {f"{log['round']} {name}": np.asarray(value).tobytes() for name, value in arrays.items()}
-        found |= {f"{log['round']} {name}": repr(log[name]) for name in ("losses", "accuracy")}
+    tests = {"mnist": clients[1][:2]}
+    run = fpl.run(clients, tests, TINY, engine=engine, server_round=server_round)
+    for state, log in run:
+        arrays = {"params": state.params, "stats": state.stats, **state.prototypes._asdict()}
+        arrays |= {"means": log["class_means"], "counts": log["counts"]}
+        for m, kept in getattr(state, "memory", {}).items():
+            arrays |= {f"{m} {name}": value for name, value in kept.items()}
+        for name, value in arrays.items():
+            found[f"{log['round']} {name}"] = np.asarray(value).tobytes()
+        for name in ("losses", "accuracy"):
+            found[f"{log['round']} {name}"] = repr(log[name])
     return found
 
 
-def made_up(client_update):
-    """A Method whose clients do no training. client_update(m) -> the loss that client m tells; it goes to the workers whole."""
-    def client(state, memory, client, rng, cfg):
-        loss = client_update(next(m for m in range(5) if len(client.labels) == 1 + m))
-        return fpl.ClientUpdate(state.params, state.stats, np.zeros((10, 16), np.float32), np.zeros(10, int), loss, memory)
-    return fpl.Method("made up", client, fpl.FPL.server_update, {})
+def instead(engine, turn):
+    """The engine, with another function for the clients' turns; it goes to the workers whole."""
+    return lambda function, items: engine(turn, items)
 
 
-def one_round(engine, client_update):
-    """client number -> loss, of made-up clients with 1 to 5 images."""
-    return fpl.server_round(fpl.init_state(CFG), some_clients(range(1, 6)), CFG, engine, made_up(client_update))[1]["losses"]
+def made_up(loss_of):
+    """The turn of a client that does no training. loss_of(m) -> what client m tells.
+
+    Client m holds m + 1 images.
+    """
+
+    def turn(arguments):
+        state, client, *_ = arguments
+        loss = float(loss_of(len(client.labels) - 1))
+        means, counts = np.zeros((10, 16), np.float32), np.zeros(10, int)
+        return fpl.ClientUpdate(state.params, state.stats, means, counts, loss)
+
+    return turn
+
+
+def one_round(engine, loss_of):
+    """{client number: loss} of made-up clients."""
+    clients = some_clients(range(1, 6))
+    start, engine = fpl.init_state(TINY), instead(engine, made_up(loss_of))
+    return fpl.server_round(start, clients, TINY, engine)[1]["losses"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +93,12 @@ def cluster():
         with engines.opened("ray", workers=2) as engine:
             patch.undo()
             yield engine
-            log_dir = next(word for process in ray_processes() for word in process.cmdline() if word.startswith("--log_dir="))
+            log_dir = next(
+                word
+                for process in ray_processes()
+                for word in process.cmdline()
+                if word.startswith("--log_dir=")
+            )
             folder = log_dir.removeprefix("--log_dir=").split("/session_")[0]
     psutil.wait_procs(ray_processes(), timeout=20)
     assert not ray_processes() and not os.path.exists(folder)
@@ -84,6 +116,7 @@ def ray_processes():
 
 # ------------------------------------------------ with Ray
 
+
 @with_ray
 def test_two_rounds_of_fpl_leave_the_bytes_of_the_loop(cluster):
     assert everything(cluster) == everything(map)
@@ -91,8 +124,9 @@ def test_two_rounds_of_fpl_leave_the_bytes_of_the_loop(cluster):
 
 @with_ray
 def test_a_method_with_memory_leaves_the_bytes_of_the_loop(cluster):
-    method = baselines.feddyn()
-    assert everything(cluster, method) == everything(map, method)
+    server_round = baselines.feddyn().server_round
+    found = everything(cluster, server_round)
+    assert "2 3 h" in found and found == everything(map, server_round)
 
 
 @with_ray
@@ -100,8 +134,9 @@ def test_a_worker_killed_in_mid_round_changes_no_byte(cluster, tmp_path):
     """The first worker that has client 3 (12 images) trains it, tells its pid and waits for its end."""
     told = str(tmp_path / "pid")
 
-    def client(state, memory, client, rng, cfg):
-        update = fpl.FPL.client_update(state, memory, client, rng, cfg)
+    def turn(arguments):
+        state, client, *_ = arguments
+        update = fpl.client_turn(arguments)
         if state.round == 1 and len(client.labels) == 12 and not os.path.exists(told):
             with open(told + ".part", "w") as file:
                 file.write(str(os.getpid()))
@@ -120,7 +155,7 @@ def test_a_worker_killed_in_mid_round_changes_no_byte(cluster, tmp_path):
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        found = everything(cluster, fpl.FPL._replace(client_update=client))
+        found = everything(instead(cluster, turn))
     finally:
         over.set()
         thread.join()
@@ -135,40 +170,49 @@ def test_a_workers_threads_are_one_whatever_the_driver_allows(cluster):
 
 
 @with_ray
-@pytest.mark.parametrize("kind", [FloatingPointError, fpl.InputError])
+@pytest.mark.parametrize("kind", [FloatingPointError, InputError])
 def test_an_error_on_a_worker_arrives_as_from_the_loop(cluster, kind):
-    def client_update(m):
+    def loss_of(m):
         if m in (2, 3):
-            raise kind(f"local epoch {m}, batch 1: the loss is nan")
+            raise kind(f"client {m} has nothing")
         return 0.0
 
     caught = []
     for engine in (cluster, map):
         with pytest.raises(kind) as error:
-            one_round(engine, client_update)
+            one_round(engine, loss_of)
         caught.append((type(error.value), str(error.value)))
-    assert caught[0] == caught[1] and "local epoch 2, batch 1" in caught[0][1]
-    assert one_round(cluster, float) == {m: float(m) for m in range(5)}  # and the engine still works
+    assert caught[0] == caught[1] and "client 2 has" in caught[0][1]
+    assert one_round(cluster, float) == {
+        m: float(m) for m in range(5)
+    }  # and the engine still works
 
 
 @with_ray
 def test_nothing_of_ray_listens_beyond_the_loopback(cluster):
     one_round(cluster, float)  # the workers are there
     pids = {os.getpid(), *(process.pid for process in ray_processes())}
-    addresses = [c.laddr.ip for c in psutil.net_connections("inet")
-                 if c.pid in pids and (c.status == psutil.CONN_LISTEN or c.type == socket.SOCK_DGRAM)]
+    addresses = [
+        c.laddr.ip
+        for c in psutil.net_connections("inet")
+        if c.pid in pids and (c.status == psutil.CONN_LISTEN or c.type == socket.SOCK_DGRAM)
+    ]
     assert len(addresses) > 4 and set(addresses) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 @with_ray
 def test_results_come_in_the_order_of_the_clients_however_long_each_takes(cluster):
-    assert list(one_round(cluster, lambda m: time.sleep(0.1 * (5 - m)) or float(m)).items()) == [(m, float(m)) for m in range(5)]
+    assert list(one_round(cluster, lambda m: time.sleep(0.1 * (5 - m)) or float(m)).items()) == [
+        (m, float(m)) for m in range(5)
+    ]
 
 
 # ------------------------------------------------ without Ray
 
+
 def fake_ray(log, cpus=1):
     """What the engine uses of ray, in this process: a task runs when its result is asked for. log: (what, value)."""
+
     class RayError(Exception):
         pass
 
@@ -182,64 +226,99 @@ def fake_ray(log, cpus=1):
     def remote(function, **_):
         def submit(*arguments):
             log.append(("submit", arguments))
-            return lambda: function(*(a.value if isinstance(a, types.SimpleNamespace) else a for a in arguments))
+            return lambda: function(
+                *(a.value if isinstance(a, types.SimpleNamespace) else a for a in arguments)
+            )
+
         return types.SimpleNamespace(remote=submit)
 
     def get(reference):
         log.append(("get", None))
         return reference()
 
-    return types.SimpleNamespace(put=put, get=get, remote=lambda **options: lambda function: remote(function, **options),
-                                 cluster_resources=lambda: {"CPU": cpus},
-                                 exceptions=types.SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError))
+    return types.SimpleNamespace(
+        put=put,
+        get=get,
+        remote=lambda **options: lambda function: remote(function, **options),
+        cluster_resources=lambda: {"CPU": cpus},
+        exceptions=types.SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError),
+    )
 
 
-def two_rounds(engine, memory):
-    clients = some_clients(range(1, 6))
-    cfg, state = dataclasses.replace(CFG, participation=0.6), fpl.init_state(CFG)._replace(memory=memory)
+def two_rounds(engine, server_round=fpl.server_round):
+    """The clients, and who of them takes part in each of two rounds without training."""
+    clients, engine = some_clients(range(1, 6)), instead(engine, made_up(float))
+    cfg, state = dataclasses.replace(TINY, participation=0.6), fpl.init_state(TINY)
     for _ in range(2):
-        state, _ = fpl.server_round(state, clients, cfg, engine, made_up(float))
+        state, _ = server_round(state, clients, cfg, engine)
     return clients, [fpl.participants(cfg, 5, number) for number in (1, 2)]
+
+
+def sent(log, kind=fpl.Client):
+    """What was put into Ray's store, of one kind."""
+    return [value for what, value in log if what == "put" and isinstance(value, kind)]
 
 
 def test_images_are_sent_once_a_run_and_the_network_once_a_round():
     log = []
-    clients, chosen = two_rounds(engines.over(fake_ray(log)), {})
-    sent = [value for what, value in log if what == "put"]
-    images = [value for value in sent if isinstance(value, fpl.Client)]
-    assert sorted(map(id, images)) == sorted(id(clients[m]) for m in set(chosen[0] + chosen[1]))
-    assert len(sent) == len(images) + 2
     engine = engines.over(fake_ray(log))
-    two_rounds(engine, {})
-    del log[:]
-    again, _ = two_rounds(engine, {})  # another run has clients of its own
-    assert {id(value) for what, value in log if what == "put" and isinstance(value, fpl.Client)} == {
-        id(again[m]) for m in set(chosen[0] + chosen[1])}
+    for _ in range(2):  # the second run has clients of its own
+        log.clear()
+        clients, chosen = two_rounds(engine)
+        took_part = {id(clients[m]) for m in chosen[0] + chosen[1]}
+        assert sorted(map(id, sent(log))) == sorted(took_part)
+        assert [state.round for state in sent(log, fpl.ServerState)] == [0, 1]
+        assert len(sent(log, object)) == len(took_part) + 2
 
 
-def test_a_client_is_sent_its_own_memory_and_the_servers_but_no_other_clients():
-    log, memory = [], {m: {"own": Tensor(np.float32(m))} for m in range(5)} | {"server": {}}
-    _, chosen = two_rounds(engines.over(fake_ray(log)), memory)
-    assert all(set(value[0].memory) == {"server"} for what, value in log if what == "put" and not isinstance(value, fpl.Client))
+def test_a_client_is_sent_its_own_memory_and_no_other_clients():
+    log = []
+    clients, chosen = two_rounds(engines.over(fake_ray(log)), remembering_round)
+    assert not any(hasattr(state, "memory") for state in sent(log, tuple))
     tasks = [arguments for what, arguments in log if what == "submit"]
-    assert [(float(own["own"]), m) for _, own, _, m in tasks] == [(m, m) for turns in chosen for m in turns]
+    received = [float(arguments[-1][0]) for arguments in tasks]
+    assert received == [*chosen[0], *chosen[1]]
+
+
+def remembering_round(state, clients, cfg, engine):
+    """Each client is sent a number that only it remembers: its own."""
+    memory = {m: {"own": float(m)} for m in range(len(clients))}
+    received = {m: fpl.tensors(kept["own"]) for m, kept in memory.items()}
+    full = baselines.MethodState(*state[:4], memory)
+    params, stats, told = baselines.train(full, clients, cfg, engine, max, received)
+    return baselines.MethodState(state.round + 1, params, stats, state.prototypes, memory), told
 
 
 def test_few_tasks_wait_at_a_time_however_many_clients_there_are():
-    log, state = [], fpl.init_state(CFG)
-    cfg = dataclasses.replace(CFG, clients=(30, 0, 0, 0))
-    fpl.server_round(state, some_clients([1] * 30), cfg, engines.over(fake_ray(log)), made_up(float))
+    log, state = [], fpl.init_state(TINY)
+    engine = instead(engines.over(fake_ray(log)), made_up(float))
+    fpl.server_round(state, some_clients([1] * 30), TINY, engine)
     waiting = np.cumsum([{"submit": 1, "get": -1}.get(what, 0) for what, _ in log])
     assert waiting.max() == 4 and waiting[-1] == 0
 
 
-def test_without_ray_the_command_line_says_what_to_install_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_lost_worker_is_named_by_its_clients_place():
+    ray = fake_ray([])
+
+    def get(reference):
+        raise ray.exceptions.RayError("gone")
+
+    ray.get = get
+    with pytest.raises(InputError, match=r"Ray lost client 0 of this round \(gone\).*--resume"):
+        two_rounds(engines.over(ray))
+
+
+def test_without_ray_the_command_line_says_what_to_install_and_leaves_nothing(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "ray", None)  # as import has it for what is not there
-    monkeypatch.setattr(data, "load", lambda *_: (BLANK, {}, {}))
-    assert fpl.main(["digits", "--engine", "ray", "--clients", "1,1,1,1"]) == 2
+    monkeypatch.setattr(train, "load", lambda *_: (BLANK, BLANK, {}))
+    assert train.main(["digits", "--engine", "ray", "--clients", "1,1,1,1"]) == 2
     out, err = capsys.readouterr()
-    assert err.startswith("fpl: --engine ray") and err.count("\n") == 1 and "-m pip install -r " in err
+    assert (
+        err.startswith("fpl: --engine ray") and err.count("\n") == 1 and "-m pip install -r " in err
+    )
     assert err.rstrip().endswith("requirements-ray.txt") and os.path.exists(err.split()[-1])
     assert not out and not os.listdir(tmp_path)
 
@@ -255,32 +334,37 @@ def test_the_flag_chooses_the_engine_and_the_bar_counts_its_clients(tmp_path, mo
         finally:
             asked.append("closed")
 
-    def run(clients, tests, cfg, state, engine):
+    def run(clients, tests, cfg, state, engine, server_round):
         done.extend(engine(str, [1, 2]))
         raise KeyboardInterrupt
         yield
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(engines, "opened", opened)
+    monkeypatch.setattr(train.checkpoint, "resume", lambda *_: (None, []))
     monkeypatch.setattr(fpl, "run", run)
-    monkeypatch.setattr(data, "load", lambda *_: (BLANK, {}, {}))
-    monkeypatch.setattr(cli.report, "describe", lambda *_: "")
-    assert fpl.main(["digits", "--engine", "ray", "--clients", "1,1,1,1"]) == 130
+    monkeypatch.setattr(train, "load", lambda *_: (BLANK, BLANK, {}))
+    monkeypatch.setattr(train.screen, "describe", lambda *_: "")
+    assert train.main(["digits", "--engine", "ray", "--clients", "1,1,1,1"]) == 130
     assert asked == ["ray", "closed"] and done == ["by the engine 1", "by the engine 2"]
 
 
 def test_compare_hands_its_engine_to_each_run(tmp_path, monkeypatch):
-    def train(run, part, data_sets, engine):
+    def only_count(run, part, data_sets, engine):
         done.extend(engine(str, [1, 2]))
         return [], "it only counts"
 
-    done, runs = [], [compare.Run("fpl", fpl.FPL, CFG, str(tmp_path / f"seed-{seed}"), {}) for seed in range(2)]
-    monkeypatch.setattr(compare, "train", train)
-    compare.train_all(runs, (), 2, lambda function, items: (f"by the engine {function(m)}" for m in items))
+    def engine(function, items):
+        return (f"by the engine {function(m)}" for m in items)
+
+    done, folders = [], [str(tmp_path / f"seed-{seed}") for seed in range(2)]
+    runs = [experiment.Run("fpl", baselines.FPL, TINY, folder, {}) for folder in folders]
+    monkeypatch.setattr(experiment, "train", only_count)
+    experiment.train_all(runs, (), 2, engine)
     assert done == 2 * ["by the engine 1", "by the engine 2"]
 
 
 def test_ray_is_refused_beside_another_device_than_the_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert fpl.main(["digits", "--engine", "ray", "--device", "GPU"]) == 2
+    assert train.main(["digits", "--engine", "ray", "--device", "GPU"]) == 2
     assert "with --engine ray it must be CPU" in capsys.readouterr().err

@@ -16,11 +16,11 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab.flower import exchange
+from test_training import TINY
 
 import fpl
 from lab import cli
-from lab.flower import exchange
-from test_training import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(os.environ.get("FPL_FLOWER_PYTHON", ROOT / ".venv-flower/bin/python"))

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, strategies as st
+from draws import SEEDS, rows_to_cluster
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 import finch as finch_module
 import oracle_np as oracle
-from draws import SEEDS, rows_to_cluster
 from finch import finch
 
 

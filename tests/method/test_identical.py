@@ -19,9 +19,9 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
+from tiny import TINY, images_and_labels, some_prototypes
 
 import fpl
-from tiny import TINY, images_and_labels, some_prototypes
 
 TESTS = Path(__file__).resolve().parent.parent
 CALLS = 24  # five with each of 1, 2, 4 and 8 pieces, and some with the fastest

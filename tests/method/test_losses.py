@@ -13,12 +13,13 @@ it is 1.8e-4, at d = 64 1e-4, in the worst case; what is asked for at tau >= 0.0
 import mindspore as ms
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from draws import SEEDS, LossCase, loss_cases
+from hypothesis import given
+from hypothesis import strategies as st
 from mindspore import Tensor
 
 import fpl
 import oracle_np as oracle
-from draws import SEEDS, LossCase, loss_cases
 
 U = 2.0**-24
 # Below it float32 has only subnormal numbers, which may be taken as 0. Of one sample's loss.

@@ -8,14 +8,14 @@ import math
 
 import numpy as np
 import pytest
+from draws import ragged
 from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Tensor
+from tiny import images_and_labels
 
 import fpl
 import oracle_np as oracle
-from draws import ragged
-from tiny import images_and_labels
 
 CFG = fpl.Config(
     clients=(2, 1, 1, 1), width=1, batch_size=4, local_epochs=2, rounds=2, lr=0.05, tau=0.5

@@ -1,13 +1,16 @@
 """The oracle against closed forms and against its own finite differences."""
+
 import doctest
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from draws import SEEDS, SHAPES, loss_cases
+from hypothesis import given
+from hypothesis import strategies as st
 
 import oracle_np as oracle
-from draws import SEEDS, SHAPES, loss_cases
+from lab.methods import oracle as methods
 
 U = 2.0**-53
 
@@ -18,7 +21,9 @@ def test_its_docstring_holds():
 
 def test_a_sample_equally_similar_to_one_own_and_n_other_clusters_costs_log_of_n_plus_one():
     ragged = {k: [np.array([1.0, 2.0])] for k in range(5)}
-    assert oracle.cpcl_loss(np.array([[3.0, 1.0]]), [0], ragged, tau=0.07) == pytest.approx(math.log(5), rel=1e-14)
+    assert oracle.cpcl_loss(np.array([[3.0, 1.0]]), [0], ragged, tau=0.07) == pytest.approx(
+        math.log(5), rel=1e-14
+    )
 
 
 def test_opposite_clusters_cost_softplus_of_minus_two_over_tau():
@@ -33,7 +38,11 @@ def test_on_the_circle_the_gradient_of_cpcl_has_a_closed_form():
     z = radius * np.array([[math.cos(a), math.sin(a)]])
     ragged = {0: [np.array([1.0, 0.0])], 1: [np.array([-1.0, 0.0])]}
     along = 2 * math.sin(a) / (1 + math.exp(2 * math.cos(a))) / radius
-    np.testing.assert_allclose(oracle.cpcl_grad(z, [0], ragged, 1.0), [[-math.sin(a) * along, math.cos(a) * along]], rtol=1e-13)
+    np.testing.assert_allclose(
+        oracle.cpcl_grad(z, [0], ragged, 1.0),
+        [[-math.sin(a) * along, math.cos(a) * along]],
+        rtol=1e-13,
+    )
 
 
 @given(loss_cases(shapes=SHAPES[:3], taus=st.floats(0.1, 10), zero_rows=False))
@@ -41,26 +50,37 @@ def test_the_cpcl_gradient_is_the_slope_of_the_cpcl_loss(case):
     z, ragged = case.z.astype(np.float64), case.ragged()
     z /= np.linalg.norm(z, axis=1, keepdims=True)  # length 1, so that one step size suits every row
     h = 1e-5
-    slope = oracle.finite_difference(lambda y: oracle.cpcl_loss(y, case.labels, ragged, case.tau), z, h)
+    slope = oracle.finite_difference(
+        lambda y: oracle.cpcl_loss(y, case.labels, ragged, case.tau), z, h
+    )
     # Truncation h^2 |L'''| / 6, |L'''| of order (2/tau)^3; rounding of L, itself below 2/tau + log(1 + KJ) < 25, over h.
     atol = 10 * h**2 * (2 / case.tau) ** 3 / 6 + 25 * 64 * U / h
-    np.testing.assert_allclose(oracle.cpcl_grad(z, case.labels, ragged, case.tau), slope, rtol=0, atol=atol)
+    np.testing.assert_allclose(
+        oracle.cpcl_grad(z, case.labels, ragged, case.tau), slope, rtol=0, atol=atol
+    )
 
 
 @given(loss_cases(shapes=SHAPES[:3], zero_rows=False), st.sampled_from(["mean", "sum"]))
 def test_the_upcr_gradient_is_the_slope_of_the_upcr_loss(case, reduce):
     z, unbiased = case.z.astype(np.float64), oracle.unbiased_prototypes(case.ragged())
     h = np.abs(z).max() * 1e-3
-    slope = oracle.finite_difference(lambda y: oracle.upcr_loss(y, case.labels, unbiased, reduce), z, h)
+    slope = oracle.finite_difference(
+        lambda y: oracle.upcr_loss(y, case.labels, unbiased, reduce), z, h
+    )
     # A central difference of a quadratic has no truncation error. What is left is the rounding of the loss, over h, and
     # that of z + h and z - h, some |z| U each, which a loss of curvature 2 or less turns into as much of the slope.
     atol = 64 * U * (oracle.upcr_loss(z, case.labels, unbiased, reduce) / h + np.abs(z).max())
-    np.testing.assert_allclose(oracle.upcr_grad(z, case.labels, unbiased, reduce), slope, rtol=1e-9, atol=atol)
+    np.testing.assert_allclose(
+        oracle.upcr_grad(z, case.labels, unbiased, reduce), slope, rtol=1e-9, atol=atol
+    )
 
 
 def test_the_cpcl_gradient_is_orthogonal_to_z_because_only_the_direction_of_z_counts():
     rng = np.random.default_rng(0)
-    z, ragged = rng.standard_normal((4, 6)), {k: list(rng.standard_normal((2, 6))) for k in range(3)}
+    z, ragged = (
+        rng.standard_normal((4, 6)),
+        {k: list(rng.standard_normal((2, 6))) for k in range(3)},
+    )
     grad = oracle.cpcl_grad(z, [0, 1, 2, 0], ragged, 0.3)
     assert np.abs((z * grad).sum(axis=1)).max() < 100 * U
 
@@ -68,13 +88,17 @@ def test_the_cpcl_gradient_is_orthogonal_to_z_because_only_the_direction_of_z_co
 def test_a_constant_gradient_moves_sgd_by_the_geometric_series_of_its_momentum():
     param, velocity = np.zeros(2), np.zeros(2)
     for _ in range(5):
-        param, velocity = oracle.sgd_step(param, velocity, np.array([1.0, -2.0]), lr=0.1, momentum=0.5, weight_decay=0.0)
+        param, velocity = oracle.sgd_step(
+            param, velocity, np.array([1.0, -2.0]), lr=0.1, momentum=0.5, weight_decay=0.0
+        )
     np.testing.assert_allclose(velocity, [1.9375, -3.875])
     np.testing.assert_allclose(param, -0.1 * np.array([1, -2]) * (1 + 1.5 + 1.75 + 1.875 + 1.9375))
 
 
 def test_weight_decay_alone_shrinks_a_parameter_by_lr_times_its_decay():
-    param, _ = oracle.sgd_step(np.array([4.0]), np.zeros(1), np.zeros(1), lr=0.5, momentum=0.9, weight_decay=0.25)
+    param, _ = oracle.sgd_step(
+        np.array([4.0]), np.zeros(1), np.zeros(1), lr=0.5, momentum=0.9, weight_decay=0.25
+    )
     assert param[0] == 4.0 * (1 - 0.5 * 0.25)
 
 
@@ -102,21 +126,34 @@ def test_breadth_first_search_and_powers_of_the_matrix_find_the_same_components(
 def test_weighted_mean_of_one_tree_is_that_tree():
     tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.array(5.0)}
     mean = oracle.weighted_mean([tree], [7])
-    assert all((mean[name] == tree[name]).all() and mean[name].shape == tree[name].shape for name in tree)
+    assert all(
+        (mean[name] == tree[name]).all() and mean[name].shape == tree[name].shape for name in tree
+    )
 
 
 # ---- each function at numbers that can be worked out by hand ---------------------------------------------------------
 
+
 def test_a_vector_divided_by_its_length_has_length_one_and_a_zero_vector_stays_zero():
-    assert (oracle.dot([1, 2, 3], [4, -5, 6]), oracle.length([3, 4]), oracle.length([1e200, 0])) == (12, 5, 1e200)
+    assert (
+        oracle.dot([1, 2, 3], [4, -5, 6]),
+        oracle.length([3, 4]),
+        oracle.length([1e200, 0]),
+    ) == (12, 5, 1e200)
     np.testing.assert_array_equal(oracle.unit([3.0, 0.0, -4.0]), [0.6, 0.0, -0.8])
     np.testing.assert_array_equal(oracle.unit([0.0, 0.0]), [0.0, 0.0])
-    assert (oracle.cosine([3, 4], [4, 3]), oracle.cosine([0, 0], [4, 3])) == (pytest.approx(0.96, rel=1e-15), 0)
+    assert (oracle.cosine([3, 4], [4, 3]), oracle.cosine([0, 0], [4, 3])) == (
+        pytest.approx(0.96, rel=1e-15),
+        0,
+    )
 
 
 def test_a_class_mean_is_taken_over_the_rows_of_the_class_alone():
     means, counts = oracle.class_prototypes([[1, 2], [3, 6], [10, 20]], [2, 2, 0], 4)
-    assert counts == [1, 0, 2, 0] and {k: row.tolist() for k, row in means.items()} == {0: [10, 20], 2: [2, 4]}
+    assert counts == [1, 0, 2, 0] and {k: row.tolist() for k, row in means.items()} == {
+        0: [10, 20],
+        2: [2, 4],
+    }
 
 
 FOUR_PAIRS = np.radians([0, 2, 10, 12, 90, 92, 100, 102])
@@ -124,24 +161,64 @@ FOUR_PAIRS = np.radians([0, 2, 10, 12, 90, 92, 100, 102])
 
 def test_four_pairs_on_the_circle_are_four_clusters_and_then_two():
     rows = np.stack([np.cos(FOUR_PAIRS), np.sin(FOUR_PAIRS)], axis=1)
-    order = [0, 4, 2, 6, 1, 5, 3, 7]  # labels count up by the lowest row, wherever its partner stands
-    assert [p.tolist() for p in oracle.finch(rows)] == [[0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 0, 0, 1, 1, 1, 1]]
-    assert [p.tolist() for p in oracle.finch(rows[order])] == [[0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 0, 1, 0, 1, 0, 1]]
+    order = [
+        0,
+        4,
+        2,
+        6,
+        1,
+        5,
+        3,
+        7,
+    ]  # labels count up by the lowest row, wherever its partner stands
+    assert [p.tolist() for p in oracle.finch(rows)] == [
+        [0, 0, 1, 1, 2, 2, 3, 3],
+        [0, 0, 0, 0, 1, 1, 1, 1],
+    ]
+    assert [p.tolist() for p in oracle.finch(rows[order])] == [
+        [0, 1, 2, 3, 0, 1, 2, 3],
+        [0, 1, 0, 1, 0, 1, 0, 1],
+    ]
     assert oracle.finch([]) == [] and [p.tolist() for p in oracle.finch([[1.0]])] == [[0]]
     assert [p.tolist() for p in oracle.finch([[1.0, 0], [0, 1.0]])] == [[0, 0]]
 
 
 def test_of_equal_neighbours_the_lowest_is_taken_also_where_rounding_tells_them_apart():
-    one, tied, apart = np.array([1.0, 0.0]), np.array([1 - 8 * U, 0.0]), np.array([1 - 9 * U, 0.0])  # 4 d U = 8 U
+    one, tied, apart = (
+        np.array([1.0, 0.0]),
+        np.array([1 - 8 * U, 0.0]),
+        np.array([1 - 9 * U, 0.0]),
+    )  # 4 d U = 8 U
     assert [oracle.first_neighbour(m, [one, one, one]) for m in range(3)] == [1, 0, 0]
     assert oracle.first_neighbour(2, [tied, one, one]) == 0
     assert oracle.first_neighbour(2, [apart, one, one]) == 1
 
 
 def test_rows_are_adjacent_if_one_is_the_others_neighbour_or_both_have_the_same():
-    rows = [[1, 0.0], [1, 0.1], [1, 0.3], [-1, 0.0], [-1, 0.1]]  # 0 -> 1, 1 -> 0, 2 -> 1, 3 -> 4, 4 -> 3
-    linked = {(0, 1), (1, 0), (2, 1), (1, 2), (0, 2), (2, 0), (3, 4), (4, 3), *((m, m) for m in range(5))}
-    assert {(m, n) for m, row in enumerate(oracle.adjacency(rows)) for n, is_linked in enumerate(row) if is_linked} == linked
+    rows = [
+        [1, 0.0],
+        [1, 0.1],
+        [1, 0.3],
+        [-1, 0.0],
+        [-1, 0.1],
+    ]  # 0 -> 1, 1 -> 0, 2 -> 1, 3 -> 4, 4 -> 3
+    linked = {
+        (0, 1),
+        (1, 0),
+        (2, 1),
+        (1, 2),
+        (0, 2),
+        (2, 0),
+        (3, 4),
+        (4, 3),
+        *((m, m) for m in range(5)),
+    }
+    assert {
+        (m, n)
+        for m, row in enumerate(oracle.adjacency(rows))
+        for n, is_linked in enumerate(row)
+        if is_linked
+    } == linked
     assert oracle.components(oracle.adjacency(rows)) == [0, 0, 0, 1, 1]
 
 
@@ -155,63 +232,117 @@ def test_a_classs_prototypes_are_its_holders_clusters_and_the_unbiased_one_is_th
     assert {k: len(rows) for k, rows in last.items()} == {1: 2, 2: 1}
     np.testing.assert_allclose(first[1][3], (means[6, 1] + means[7, 1]) / 2, rtol=1e-15)
     np.testing.assert_allclose(last[1][1], means[4:8, 1].sum(axis=0) / 4, rtol=1e-15)
-    np.testing.assert_allclose(oracle.unbiased_prototypes(last)[1], (last[1][0] + last[1][1]) / 2, rtol=1e-15)
+    np.testing.assert_allclose(
+        oracle.unbiased_prototypes(last)[1], (last[1][0] + last[1][1]) / 2, rtol=1e-15
+    )
     np.testing.assert_array_equal(oracle.unbiased_prototypes(first)[2], [5, 6])
 
 
 def test_the_global_prototype_is_the_plain_mean_of_the_holders():
     means = np.arange(12.0).reshape(3, 2, 2)
-    held = oracle.global_prototypes(means, [[1, 0], [7, 0], [0, 0]])
+    held = methods.global_prototypes(means, [[1, 0], [7, 0], [0, 0]])
     assert {k: row.tolist() for k, row in held.items()} == {0: [2, 3]}
 
 
 def test_an_unknown_class_costs_nothing_and_counts_in_every_mean():
-    ragged, z, labels = {0: [np.array([1.0, 0.0])], 1: [np.array([-1.0, 0.0])]}, np.array([[2.0, 0.0], [1.0, 5.0], [0.0, 0.0]]), [0, 7, 0]
+    ragged, z, labels = (
+        {0: [np.array([1.0, 0.0])], 1: [np.array([-1.0, 0.0])]},
+        np.array([[2.0, 0.0], [1.0, 5.0], [0.0, 0.0]]),
+        [0, 7, 0],
+    )
     want = (math.log1p(math.exp(-2 / 0.5)) + 0 + math.log(2)) / 3
     assert oracle.cpcl_loss(z, labels, ragged, 0.5) == pytest.approx(want, rel=1e-15)
-    assert not oracle.cpcl_grad(z, labels, ragged, 0.5).any()  # along z it cannot fall, and a zero row has no direction
+    assert not oracle.cpcl_grad(
+        z, labels, ragged, 0.5
+    ).any()  # along z it cannot fall, and a zero row has no direction
     unbiased = {0: np.array([1.0, 1.0])}
     assert oracle.upcr_loss(z, labels, unbiased, "sum") == (1 + 1 + 0 + 1 + 1) / 3
     assert oracle.upcr_loss(z, labels, unbiased, "mean") == (1 + 1 + 0 + 1 + 1) / 3 / 2
-    np.testing.assert_allclose(oracle.upcr_grad(z, labels, unbiased, "sum"), np.array([[2, -2], [0, 0], [-2, -2]]) / 3, rtol=1e-15)
-    np.testing.assert_allclose(oracle.upcr_grad(z, labels, unbiased, "mean"), np.array([[1, -1], [0, 0], [-1, -1]]) / 3, rtol=1e-15)
+    np.testing.assert_allclose(
+        oracle.upcr_grad(z, labels, unbiased, "sum"),
+        np.array([[2, -2], [0, 0], [-2, -2]]) / 3,
+        rtol=1e-15,
+    )
+    np.testing.assert_allclose(
+        oracle.upcr_grad(z, labels, unbiased, "mean"),
+        np.array([[1, -1], [0, 0], [-1, -1]]) / 3,
+        rtol=1e-15,
+    )
+
+
+@pytest.mark.parametrize("tau", [1e-3, 1e-5])
+def test_cpcl_is_right_at_any_temperature(tau):
+    """A class opposite to the nearest prototype is e^(-2 / tau) away from it: 0 even in float64."""
+    ragged = {0: [np.array([1.0, 0.0])], 1: [np.array([-1.0, 0.0])]}
+    z = [[1.0, 0.0], [-1.0, 0.0], [0.6, 0.8]]
+    assert oracle.cpcl_loss(z[:1], [0], ragged, tau) == 0
+    assert oracle.cpcl_loss(z[1:2], [0], ragged, tau) == pytest.approx(2 / tau, rel=1e-15)
+    grad = oracle.cpcl_grad(z[2:], [1], ragged, tau)  # cos 0.6 and -0.6: N / (P + N) is 1
+    np.testing.assert_allclose(grad, [[2 * 0.64 / tau, -2 * 0.48 / tau]], rtol=1e-12)
 
 
 def test_cpcl_at_a_tiny_temperature_divides_the_largest_exponent_out():
     ragged = {0: [np.array([1.0, 0.0])], 1: [np.array([0.6, 0.8]), np.array([0.0, 1.0])]}
-    assert oracle.cpcl_loss([[1.0, 0.0]], [0], ragged, 0.005) == pytest.approx(math.exp(-80), rel=1e-12)
+    assert oracle.cpcl_loss([[1.0, 0.0]], [0], ragged, 0.005) == pytest.approx(
+        math.exp(-80), rel=1e-12
+    )
     assert oracle.cpcl_loss([[0.0, 1.0]], [0], ragged, 0.005) == pytest.approx(200, rel=1e-12)
 
 
 def test_own_prototypes_are_those_of_the_class_alone_and_all_classes_beside_it_are_others():
-    ragged = {0: [[1.0, 0.0]], 1: [[0.0, 1.0], [1.0, 1.0]], 2: [[-1.0, 0.0], [0.0, -1.0], [1.0, -1.0]]}
+    ragged = {
+        0: [[1.0, 0.0]],
+        1: [[0.0, 1.0], [1.0, 1.0]],
+        2: [[-1.0, 0.0], [0.0, -1.0], [1.0, -1.0]],
+    }
     for k, (own, other) in {0: (1, 5), 1: (2, 4), 2: (3, 3)}.items():
-        counts = tuple(len(part) for part in oracle.shares(np.array([1.0, 2.0]), k, ragged, 1.0))
+        counts = tuple(
+            len(part) for part in oracle.similarities(np.array([1.0, 2.0]), k, ragged, 1.0)
+        )
         assert counts == (own, other)
 
 
 def test_fedprocs_gradient_is_the_slope_of_its_loss_for_a_short_feature_too():
     logits, z, prototypes = [[0.5, -1.0]], [[0.3, 0.4]], {0: [1.0, 0.0], 1: [1.0, 2.0]}
-    _, to_z = oracle.fedproc_grad(logits, z, [1], prototypes, 0.5, 0.75)
-    slope = oracle.finite_difference(lambda x: oracle.fedproc_loss(logits, x, [1], prototypes, 0.5, 0.75), z, 1e-5)
+    _, to_z = methods.fedproc_grad(logits, z, [1], prototypes, 0.5, 0.75)
+    slope = oracle.finite_difference(
+        lambda x: methods.fedproc_loss(logits, x, [1], prototypes, 0.5, 0.75), z, 1e-5
+    )
     # a difference is off by h^2 / 6 times the third derivative, which is below 1e3 at |z| = tau = 0.5: 2e-8
     np.testing.assert_allclose(to_z, slope, rtol=0, atol=1e-7)
     assert np.abs(to_z).max() > 0.1
 
 
 def test_a_weighted_mean_weighs():
-    mean = oracle.weighted_mean([{"a": np.array([[1.0, 2.0]]), "b": np.array(4.0)}, {"a": np.array([[5.0, 10.0]]), "b": np.array(8.0)}], [1, 3])
+    mean = oracle.weighted_mean(
+        [
+            {"a": np.array([[1.0, 2.0]]), "b": np.array(4.0)},
+            {"a": np.array([[5.0, 10.0]]), "b": np.array(8.0)},
+        ],
+        [1, 3],
+    )
     assert mean["a"].tolist() == [[4.0, 8.0]] and mean["b"].shape == () and mean["b"] == 7.0
 
 
 def test_an_sgd_step_is_decay_then_momentum_then_the_learning_rate():
-    param, velocity = oracle.sgd_step(np.array([[2.0], [4.0]]), np.array([[8.0], [16.0]]), np.array([[1.0], [3.0]]), 0.5, 0.25, 0.125)
+    param, velocity = oracle.sgd_step(
+        np.array([[2.0], [4.0]]),
+        np.array([[8.0], [16.0]]),
+        np.array([[1.0], [3.0]]),
+        0.5,
+        0.25,
+        0.125,
+    )
     assert velocity.tolist() == [[3.25], [7.5]] and param.tolist() == [[0.375], [0.25]]
 
 
 def test_batch_norm_takes_each_channel_by_itself():
     rng = np.random.default_rng(0)
-    x, weight, bias = rng.standard_normal((4, 3, 2, 5)), np.array([1.0, 2.0, 3.0]), np.array([0.5, -1.0, 4.0])
+    x, weight, bias = (
+        rng.standard_normal((4, 3, 2, 5)),
+        np.array([1.0, 2.0, 3.0]),
+        np.array([0.5, -1.0, 4.0]),
+    )
     y, mean, var = oracle.batch_norm(x, weight, bias, 0.25)
     np.testing.assert_allclose(mean, x.mean(axis=(0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(var, x.var(axis=(0, 2, 3)), rtol=1e-12)
@@ -221,13 +352,17 @@ def test_batch_norm_takes_each_channel_by_itself():
 
 
 def test_running_statistics_take_the_share_that_they_are_told():
-    mean, var = oracle.running_statistics([2.0, 4.0], [3.0, 5.0], [10.0, 20.0], [8.0, 16.0], n=5, momentum=0.25)
+    mean, var = oracle.running_statistics(
+        [2.0, 4.0], [3.0, 5.0], [10.0, 20.0], [8.0, 16.0], n=5, momentum=0.25
+    )
     assert mean.tolist() == [4.0, 8.0] and var.tolist() == [4.75, 8.75]
 
 
 def test_a_central_difference_of_a_quadratic_is_its_slope():
     x = np.array([[1.0, -2.0], [3.0, 0.5]])
-    slope = oracle.finite_difference(lambda y: (y * y * [[1, 2], [3, 4]]).sum() + y[0, 0] * y[1, 1], x, 0.25)
+    slope = oracle.finite_difference(
+        lambda y: (y * y * [[1, 2], [3, 4]]).sum() + y[0, 0] * y[1, 1], x, 0.25
+    )
     np.testing.assert_allclose(slope, [[2.5, -8.0], [18.0, 5.0]], rtol=1e-14)
     assert x.tolist() == [[1.0, -2.0], [3.0, 0.5]]
 
@@ -244,45 +379,70 @@ def plain(tree):
 
 
 def test_the_quadratic_terms_and_their_gradients_have_their_closed_forms():
-    assert oracle.total(W) == 6 and plain(oracle.combined(lambda a, b: 10 * a + b, W, START)) == {"a": [[13, 21]], "b": 31}
-    assert oracle.proximal_term(W, START, 0.5) == 0.25 * 9
-    assert plain(oracle.proximal_grad(W, START, 0.5)) == {"a": [[-1, 0.5]], "b": 1}
-    assert oracle.dynamic_term(W, START, H, 0.5) == 0.25 * 9 - 14
-    assert plain(oracle.dynamic_grad(W, START, H, 0.5)) == {"a": [[-2, 1.5]], "b": -4}
+    assert methods.total(W) == 6 and plain(methods.combined(lambda a, b: 10 * a + b, W, START)) == {
+        "a": [[13, 21]],
+        "b": 31,
+    }
+    assert methods.proximal_term(W, START, 0.5) == 0.25 * 9
+    assert plain(methods.proximal_grad(W, START, 0.5)) == {"a": [[-1, 0.5]], "b": 1}
+    assert methods.dynamic_term(W, START, H, 0.5) == 0.25 * 9 - 14
+    assert plain(methods.dynamic_grad(W, START, H, 0.5)) == {"a": [[-2, 1.5]], "b": -4}
 
 
 def test_feddyns_sums_have_their_closed_forms():
-    assert plain(oracle.feddyn_client_memory([(W, START), (START, H)], 0.5)) == {"a": [[0, -1.5]], "b": 1}
+    assert plain(methods.feddyn_client_memory([(W, START), (START, H)], 0.5)) == {
+        "a": [[0, -1.5]],
+        "b": 1,
+    }
     rounds = [(W, START, 0.5), (H, W, 0.25)]  # moves 0.5 (W - START) and 0.25 (H - W) on top of H
-    assert plain(oracle.feddyn_server(rounds)) == {"a": [[0, -1.25]], "b": 6.5}
+    assert plain(methods.feddyn_server(rounds)) == {"a": [[0, -1.25]], "b": 6.5}
 
 
 def test_moons_term_and_gradient_have_their_closed_forms():
     z, towards, away = [[2.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [0.0, 3.0]]
-    assert oracle.moon_of_one(z[0], towards[0], away[0], 0.5) == pytest.approx(math.log1p(math.exp(-2)), rel=1e-15)
-    assert oracle.moon_term(z, towards, away, 0.5) == pytest.approx((math.log1p(math.exp(-2)) + math.log(2)) / 2, rel=1e-15)
-    share = math.exp(-2) / (1 + math.exp(-2))  # P / (G + P), times d(cos to away)/dz = (0, 1/2), over T and B
-    np.testing.assert_allclose(oracle.moon_grad(z, towards, away, 0.5), [[0, share / 2 / 0.5 / 2], [0, 0]], rtol=1e-14)
+    assert methods.moon_of_one(z[0], towards[0], away[0], 0.5) == pytest.approx(
+        math.log1p(math.exp(-2)), rel=1e-15
+    )
+    assert methods.moon_term(z, towards, away, 0.5) == pytest.approx(
+        (math.log1p(math.exp(-2)) + math.log(2)) / 2, rel=1e-15
+    )
+    share = math.exp(-2) / (
+        1 + math.exp(-2)
+    )  # P / (G + P), times d(cos to away)/dz = (0, 1/2), over T and B
+    np.testing.assert_allclose(
+        methods.moon_grad(z, towards, away, 0.5), [[0, share / 2 / 0.5 / 2], [0, 0]], rtol=1e-14
+    )
 
 
 def test_fedprocs_loss_goes_from_contrast_to_cross_entropy_and_is_that_alone_for_an_unknown_class():
-    assert [oracle.fedproc_weight(number, 4) for number in (1, 2, 4)] == [0.75, 0.5, 0]
+    assert [methods.fedproc_weight(number, 4) for number in (1, 2, 4)] == [0.75, 0.5, 0]
     scores, z = [[0.0, math.log(3)], [math.log(3), 0.0]], [[2.0, 0.0], [0.0, 2.0]]
     prototypes = {0: np.array([1.0, 0.0]), 3: np.array([0.0, 5.0])}  # class 1 is unknown
     gpc = math.log(1 + math.exp(-2))  # cos 1 and 0 at tau = 0.5
     want = (0.25 * gpc + 0.75 * math.log(4) + math.log(4)) / 2
-    assert oracle.fedproc_loss(scores, z, [0, 1], prototypes, 0.5, 0.25) == pytest.approx(want, rel=1e-15)
-    to_logits, to_z = oracle.fedproc_grad(scores, z, [0, 1], prototypes, 0.5, 0.25)
-    np.testing.assert_allclose(to_logits, [[0.75 * -0.75 / 2, 0.75 * 0.75 / 2], [0.75 / 2, -0.75 / 2]], rtol=1e-14)
+    assert methods.fedproc_loss(scores, z, [0, 1], prototypes, 0.5, 0.25) == pytest.approx(
+        want, rel=1e-15
+    )
+    to_logits, to_z = methods.fedproc_grad(scores, z, [0, 1], prototypes, 0.5, 0.25)
+    np.testing.assert_allclose(
+        to_logits, [[0.75 * -0.75 / 2, 0.75 * 0.75 / 2], [0.75 / 2, -0.75 / 2]], rtol=1e-14
+    )
     share = math.exp(-2) / (1 + math.exp(-2))
     np.testing.assert_allclose(to_z, [[0, 0.25 * share / (0.5 * 2 * 2)], [0, 0]], rtol=1e-14)
-    _, at_zero = oracle.fedproc_grad(scores[:1], [[0.0, 0.0]], [0], prototypes, 0.5, 0.25)
+    _, at_zero = methods.fedproc_grad(scores[:1], [[0.0, 0.0]], [0], prototypes, 0.5, 0.25)
     assert not at_zero.any()
 
 
 def test_the_server_optimisers_have_their_closed_forms():
     start, deltas = {"a": np.array([1.0])}, [{"a": np.array([delta])} for delta in (2.0, 4.0)]
-    assert oracle.fedopt_server(start, deltas, 0.5, 0.25, "sgd")["a"][0] == 1 + 0.5 * 2 + 0.5 * (0.25 * 2 + 4)
-    m, v = (0.75 * 2, 0.75 * (0.25 * 2 + 4)), (0.99e-6 + 0.04, 0.99**2 * 1e-6 + 0.01 * (0.99 * 4 + 16))
+    assert methods.fedopt_server(start, deltas, 0.5, 0.25, "sgd")["a"][0] == 1 + 0.5 * 2 + 0.5 * (
+        0.25 * 2 + 4
+    )
+    m, v = (
+        (0.75 * 2, 0.75 * (0.25 * 2 + 4)),
+        (0.99e-6 + 0.04, 0.99**2 * 1e-6 + 0.01 * (0.99 * 4 + 16)),
+    )
     want = 1 + sum(0.5 * a / (math.sqrt(b) + 1e-3) for a, b in zip(m, v))
-    assert oracle.fedopt_server(start, deltas, 0.5, 0.25, "adam")["a"][0] == pytest.approx(want, rel=1e-14)
+    assert methods.fedopt_server(start, deltas, 0.5, 0.25, "adam")["a"][0] == pytest.approx(
+        want, rel=1e-14
+    )

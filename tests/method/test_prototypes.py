@@ -4,12 +4,13 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, strategies as st
+from draws import SCALES, SEEDS, Holders, holders, ragged
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from mindspore import Tensor
 
 import fpl
 import oracle_np as oracle
-from draws import SCALES, SEEDS, Holders, holders, ragged
 
 PARTITIONS = st.sampled_from(["first", "last"])
 HALF_ULP = 0.5 + 1e-3  # one rounding to float32; the thousandth is for the float64 before it

@@ -8,11 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor
-
-import fpl
-import oracle_np as oracle
-from lab.data.office import one_of_each_class
-from lab.data.tasks import TASKS
 from tiny import (
     TINY,
     arrays,
@@ -22,6 +17,11 @@ from tiny import (
     some_clients,
     some_prototypes,
 )
+
+import fpl
+import oracle_np as oracle
+from lab.data.office import one_of_each_class
+from lab.data.tasks import TASKS
 
 
 def update(cfg=TINY, prototypes=None, client=None, rng=0):

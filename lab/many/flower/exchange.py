@@ -1,100 +1,143 @@
-"""What travels between server and clients, without Flower: groups of arrays, group -> name -> NumPy array.
+"""What travels between server and clients, without Flower: {group: {name: NumPy array}}.
 
-    down   params, stats (the network), prototypes (clusters, mask, unbiased); the round's number beside them
-    up     params, stats, classes (class_means [K,d], counts [K]); the loss beside them
+    down   params, stats (the network), prototypes (clusters, mask, unbiased); beside them the round
+    up     params, stats, classes (class_means [K,d], counts [K]); beside them the loss
 
-The images stay. The counts do travel: the server learns how many images of each class a client holds, and the class
-means are features of them; nothing here hides either (no secure aggregation, no differential privacy).
+The images stay. The counts do travel: the server learns how many images of each class a client
+holds, and the class means are features of them; nothing here hides either (no secure aggregation,
+no differential privacy).
 """
 
 import numpy as np
-from mindspore import Tensor
 
 import fpl
-from lab import cli
+from lab.run import settings as run_settings
 
 SERVER_ALONE = ("name", "data", "wait", "timeout")
+# Of a weight, a statistic, a feature, a loss: beyond what training gives, and so far below what
+# overflows that no average and no loss of another client does.
+LARGEST = 1e6
 
 
 def settings(run_config):
-    """Flower's run config, key -> value, to a Config, by way of the flags of ./run.sh. Raises InputError."""
-    given = {key: value for key, value in run_config.items() if key not in SERVER_ALONE and value != ""}
+    """Flower's run config, {key: value}, to a Config, by way of ./run.sh's flags.
+
+    Raises InputError.
+    """
+    given = {
+        key: value for key, value in run_config.items() if key not in SERVER_ALONE and value != ""
+    }
     task = given.pop("task", "digits")
-    parser = cli.settings_parser("./run.sh digits", "")
-    return cli.parse(parser, [str(task), *(f"--{key}={value}" for key, value in given.items())])[0]
-
-LARGEST = 1e6  # of a weight, a statistic, a feature, a loss: beyond what training gives, and far below what overflows in others'
-
-
-def network(tree):
-    """name -> Tensor to name -> array."""
-    return {name: value.asnumpy() for name, value in tree.items()}
+    parser = run_settings.settings_parser("./run.sh digits", "")
+    flags = [f"--{key}={value}" for key, value in given.items()]
+    return run_settings.parse(parser, [str(task), *flags])[0]
 
 
-def tensors(arrays):
-    """name -> array to name -> Tensor."""
-    return {name: Tensor(array) for name, array in arrays.items()}
+def shapes_of(d):
+    """The tables of weights and of statistics of the network whose features have width d."""
+    return {"params": fpl.param_shapes(d // 8), "stats": fpl.stat_shapes(d // 8)}
+
+
+def network(source, d):
+    """The groups params and stats of a ServerState or a ClientUpdate."""
+    return {
+        group: {
+            name: value.asnumpy()
+            for name, value in fpl.views(getattr(source, group), shapes).items()
+        }
+        for group, shapes in shapes_of(d).items()
+    }
+
+
+def vectors(groups, d):
+    """params [P] and stats [S], from what `network` made."""
+    return (
+        fpl.joined([groups[group][name] for name, _ in shapes])
+        for group, shapes in shapes_of(d).items()
+    )
 
 
 def down(state):
     """ServerState -> the groups that the clients get."""
-    return {"params": network(state.params), "stats": network(state.stats), "prototypes": state.prototypes._asdict()}
+    d = state.prototypes.unbiased.shape[1]
+    return {**network(state, d), "prototypes": state.prototypes._asdict()}
 
 
 def state_of(groups, number):
     """The ServerState that a client works with in round number, from what `down` made."""
-    return fpl.ServerState(number - 1, tensors(groups["params"]), tensors(groups["stats"]),
-                           fpl.Prototypes(**groups["prototypes"]))
+    prototypes = fpl.Prototypes(**groups["prototypes"])
+    params, stats = vectors(groups, prototypes.unbiased.shape[1])
+    return fpl.ServerState(number - 1, params, stats, prototypes)
 
 
 def up(update):
     """ClientUpdate -> the groups that the server gets."""
-    return {"params": network(update.params), "stats": network(update.stats),
-            "classes": {"class_means": update.class_means, "counts": update.counts}}
+    classes = {"class_means": update.class_means, "counts": update.counts}
+    return {**network(update, update.class_means.shape[1]), "classes": classes}
 
 
 def update_of(groups, loss):
     """The ClientUpdate, from what `up` made and `refusal` has looked at."""
-    return fpl.ClientUpdate(tensors(groups["params"]), tensors(groups["stats"]), groups["classes"]["class_means"],
-                            groups["classes"]["counts"], loss)
+    class_means, counts = groups["classes"]["class_means"], groups["classes"]["counts"]
+    return fpl.ClientUpdate(*vectors(groups, class_means.shape[1]), class_means, counts, loss)
 
 
 def form(state):
-    """group -> name -> (shape, dtype) of what a client has to send."""
-    like = {**down(state), "classes": {"class_means": state.prototypes.unbiased,
-                                       "counts": np.zeros(fpl.NUM_CLASSES, np.int64)}}
-    return {group: {name: (array.shape, array.dtype) for name, array in like[group].items()}
-            for group in ("params", "stats", "classes")}
+    """{group: {name: (shape, dtype)}} of what a client has to send."""
+    counts = np.zeros(fpl.NUM_CLASSES, np.int64)
+    like = {**down(state), "classes": {"class_means": state.prototypes.unbiased, "counts": counts}}
+    return {
+        group: {name: (array.shape, array.dtype) for name, array in like[group].items()}
+        for group in ("params", "stats", "classes")
+    }
 
 
 def refusal(groups, loss, images, wanted):
     """Why a client's update cannot be used: what was seen and what is wanted. None if it can.
 
-    images: how many the client said it holds; wanted: from `form`. It looks at form and size only: numbers that are
-    false and not large are taken for true.
+    images: how many the client said it holds; wanted: from `form`. It looks at form and size only:
+    numbers that are false and not large are taken for true.
     """
     for group, names in wanted.items():
         sent = groups.get(group, {})
         if set(sent) != set(names):
             odd = sorted(set(sent) ^ set(names))[0]
-            return f"{group} {'has' if odd in sent else 'lacks'} {odd!r}; it must have {len(names)} arrays, those of fpl.py"
-        for name, (shape, dtype) in names.items():
-            array = sent[name]
-            if array.shape != shape or array.dtype != dtype:
-                return f"{group} {name} is {array.dtype} {list(array.shape)}; it must be {dtype} {list(shape)}"
-            if not np.isfinite(array).all():
-                return f"{group} {name} has numbers that are not finite; all must be"
-            if dtype.kind == "f" and np.abs(array).max() > LARGEST:
-                return f"{group} {name} has {np.abs(array).max():g}; its numbers must be within {LARGEST:g}"
+            return (
+                f"{group} {'has' if odd in sent else 'lacks'} {odd!r}; "
+                f"it must have {len(names)} arrays, those of fpl.py"
+            )
+        for name, form_of_it in names.items():
+            if reason := wrong(sent[name], *form_of_it):
+                return f"{group} {name} {reason}"
     for name, array in groups["stats"].items():
         if name.endswith("variance") and array.min() < 0:
             return f"stats {name} has {array.min()}; a variance must not be negative"
-    class_means, counts = groups["classes"]["class_means"], groups["classes"]["counts"]
-    if counts.min() < 0 or sum(map(int, counts)) != images:
-        return f"classes counts is {counts.tolist()}; they must not be negative and add up to {images}, its number of images"
-    if class_means[counts == 0].any():
-        return f"classes class_means is not zero for class {int(np.flatnonzero((counts == 0) & class_means.any(1))[0])}, of " \
-               "which it counts no image"
+    if reason := contradiction(**groups["classes"], images=images):
+        return f"classes {reason}"
     if not (isinstance(loss, float) and abs(loss) <= LARGEST):
         return f"the loss is {loss!r}; it must be a number within {LARGEST:g}"
+    return None
+
+
+def wrong(array, shape, dtype):
+    """What is wrong with one array, by itself; None if nothing is."""
+    if array.shape != shape or array.dtype != dtype:
+        return f"is {array.dtype} {list(array.shape)}; it must be {dtype} {list(shape)}"
+    if not np.isfinite(array).all():
+        return "has numbers that are not finite; all must be"
+    if dtype.kind == "f" and np.abs(array).max() > LARGEST:
+        return f"has {np.abs(array).max():g}; its numbers must be within {LARGEST:g}"
+    return None
+
+
+def contradiction(class_means, counts, images):
+    """How the counts contradict the number of images or the means; None if they do not."""
+    if counts.min() < 0 or sum(map(int, counts)) != images:
+        return (
+            f"counts is {counts.tolist()}; they must not be negative and add up to {images}, "
+            "its number of images"
+        )
+    if class_means[counts == 0].any():
+        k = int(np.flatnonzero((counts == 0) & class_means.any(1))[0])
+        return f"class_means is not zero for class {k}, of which it counts no image"
     return None
