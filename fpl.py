@@ -53,8 +53,8 @@ from finch import finch
 # MindSpore's own threads do not read OMP_NUM_THREADS.
 if ms.get_context("device_target") == "CPU":
     ms.runtime.launch_blocking()
-if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
-    ms.set_context(runtime_num_threads=max(1, int(os.environ["OMP_NUM_THREADS"])))
+if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and len(threads) < 4:
+    ms.set_context(runtime_num_threads=max(1, int(threads)))
 
 # ---------------------------------------------------------------- 1. settings
 

@@ -1,11 +1,9 @@
 """The mathematics of fpl.py and finch.py again, slowly: float64, loops, dicts, another route.
 
-Nothing here imports what it checks. Where fpl.py pads a class's clusters to a mask, this file
-keeps a ragged
-{class: [prototype, ...]}; where it differentiates automatically, this file has the derivative
-worked out by hand;
-where finch.py joins edges by a library, this file fills Eq. 4's adjacency matrix and walks through
-it.
+Nothing here imports what it checks. Where fpl.py pads a class's clusters to a mask, this file keeps
+a ragged {class: [prototype, ...]}; where it differentiates automatically, this file has the
+derivative worked out by hand; where finch.py joins edges by a library, this file fills Eq. 4's
+adjacency matrix and walks through it.
 
     >>> own, other = [np.array([1.0, 0.0]), np.array([0.0, 1.0])], [np.array([-1.0, 0.0])]
     >>> z, labels = np.array([[1.0, 0.0]]), [0]
@@ -46,8 +44,7 @@ def mean_of(rows):
 # ---- prototypes
 
 def class_prototypes(z, labels, num_classes):
-    """Eq. 2: the mean feature of each class. -> ({class: [d]} of the classes that occur, [K]
-    counts)."""
+    """Eq. 2: the mean feature of each class. -> {class: [d]} of those that occur, counts [K]."""
     members = {k: [] for k in range(num_classes)}
     for row, k in zip(z, labels):
         members[int(k)].append(row)
@@ -55,11 +52,10 @@ def class_prototypes(z, labels, num_classes):
     return means, [len(members[k]) for k in range(num_classes)]
 
 def cluster_prototypes(class_means, counts, partition):
-    """Eq. 4-5: per class, FINCH over its holders' means, then the mean of each cluster. -> {class:
-    [prototype, ...]}.
+    """Eq. 4-5: per class, FINCH over its holders' means, then the mean of each cluster.
 
-    A class's prototypes stand in the order of the lowest client of each cluster; a class nobody
-    holds is not a key.
+    -> {class: [prototype, ...]}, in the order of the lowest client of each cluster; a class that
+    nobody holds is not a key.
     """
     ragged = {}
     for k in range(len(counts[0])):
@@ -71,12 +67,11 @@ def cluster_prototypes(class_means, counts, partition):
 
 def cluster_means(rows, labels):
     """The mean of the rows of label 0, of label 1, ..."""
-    members = [[row for row, j in zip(rows, labels) if j == c] for c in range(max(labels) + 1)]
-    return [mean_of(some) for some in members]
+    of_label = [[row for row, j in zip(rows, labels) if j == c] for c in range(max(labels) + 1)]
+    return [mean_of(members) for members in of_label]
 
 def unbiased_prototypes(ragged):
-    """Eq. 6: U_k = (1/J_k) sum_j c_kj, every cluster weighing the same however many clients it
-    has."""
+    """Eq. 6: U_k = (1/J_k) sum_j c_kj, whatever number of clients each cluster has."""
     return {k: mean_of(prototypes) for k, prototypes in ragged.items()}
 
 
@@ -90,8 +85,7 @@ def log_sum_exp(values):
     return largest + math.log(math.fsum(math.exp(value - largest) for value in values))
 
 def similarities(row, k, ragged, tau):
-    """(unit c, cos, cos / tau) of every cluster prototype: those of class k, those of the
-    others."""
+    """(unit c, cos, cos / tau) of every cluster prototype: of class k, of the others."""
     own, other = [], []
     for i, prototypes in ragged.items():
         for c in prototypes:
@@ -137,8 +131,7 @@ def cpcl_grad(z, labels, ragged, tau):
     return np.array(rows) / len(z)
 
 def upcr_loss(z, labels, unbiased, reduce):
-    """Eq. 10: the sum (or the mean) over d of (z - U_k)^2, mean over the batch; an unknown class
-    adds 0."""
+    """Eq. 10: the sum or mean over d of (z - U_k)^2, mean over the batch; 0 without a U_k."""
     total = []
     for row, k in zip(z, labels):
         if int(k) in unbiased:
@@ -147,22 +140,19 @@ def upcr_loss(z, labels, unbiased, reduce):
     return math.fsum(total) / len(z)
 
 def upcr_grad(z, labels, unbiased, reduce):
-    """Derivative of upcr_loss with respect to z: 2 (z - U_k) / B; the mean divides by d as well.
-    -> [B,d]"""
+    """Derivative of upcr_loss by z: 2 (z - U_k) / B; the mean divides by d as well. -> [B,d]"""
     grad = np.zeros((len(z), len(z[0])))
+    scale = len(z) * {"sum": 1, "mean": len(z[0])}[reduce]
     for b, (row, k) in enumerate(zip(z, labels)):
         if int(k) in unbiased:
-            for i in range(len(row)):
-                scale = len(z) * {"sum": 1, "mean": len(row)}[reduce]
-                grad[b, i] = 2 * (float(row[i]) - float(unbiased[int(k)][i])) / scale
+            grad[b] = [2 * (float(p) - float(q)) / scale for p, q in zip(row, unbiased[int(k)])]
     return grad
 
 
 # ---- server, optimiser, batch norm
 
 def weighted_mean(trees, weights):
-    """theta = sum_m w_m theta_m / sum_m w_m, entry by entry, rounded once in the sum. trees: dicts
-    name -> array."""
+    """theta = sum_m w_m theta_m / sum_m w_m, entry by entry. trees: dicts name -> array."""
     total = math.fsum(map(float, weights))
     mean = {}
     for name in trees[0]:
@@ -173,8 +163,7 @@ def weighted_mean(trees, weights):
     return mean
 
 def sgd_step(param, velocity, grad, lr, momentum, weight_decay):
-    """g <- g + wd p; v <- momentum v + g; p <- p - lr v (PyTorch's order). Arrays of one shape ->
-    (param, velocity)."""
+    """g <- g + wd p; v <- momentum v + g; p <- p - lr v (PyTorch's order). -> param, velocity"""
     new_param, new_velocity = np.zeros(np.shape(param)), np.zeros(np.shape(param))
     for i in np.ndindex(np.shape(param)):
         slope = float(grad[i]) + weight_decay * float(param[i])
@@ -183,8 +172,10 @@ def sgd_step(param, velocity, grad, lr, momentum, weight_decay):
     return new_param, new_velocity
 
 def batch_norm(x, weight, bias, eps):
-    """y = weight (x - mean) / sqrt(var + eps) + bias per channel. x [N,C,H,W] -> (y, mean [C],
-    biased var [C])."""
+    """y = weight (x - mean) / sqrt(var + eps) + bias, channel by channel.
+
+    x [N,C,H,W] -> y, mean [C], biased variance [C].
+    """
     y, means, variances = np.zeros(np.shape(x)), [], []
     for c in range(np.shape(x)[1]):
         values = [float(v) for v in np.asarray(x)[:, c].ravel()]
@@ -198,8 +189,7 @@ def batch_norm(x, weight, bias, eps):
     return y, np.array(means), np.array(variances)
 
 def running_statistics(running_mean, running_var, mean, var, n, momentum=0.1):
-    """running <- 0.9 running + 0.1 new, the new variance unbiased: var n / (n - 1), n = N H W
-    values a channel."""
+    """running <- 0.9 running + 0.1 new, the new variance unbiased: var n / (n - 1), n = N H W."""
     keep = 1 - momentum
     new_mean = [keep * float(old) + momentum * float(new) for old, new in zip(running_mean, mean)]
     unbiased = [float(new) * n / (n - 1) for new in var]
@@ -210,8 +200,10 @@ def running_statistics(running_mean, running_var, mean, var, n, momentum=0.1):
 # ---- FINCH
 
 def first_neighbour(m, units):
-    """v_m of Eq. 4: the most similar other row; similarities within 4 d 2^-53 of the largest tie,
-    the lowest row wins."""
+    """v_m of Eq. 4: the most similar other row.
+
+    Similarities within 4 d 2^-53 of the largest are a tie, which the lowest row wins.
+    """
     similarity = {n: dot(units[m], units[n]) for n in range(len(units)) if n != m}
     margin = 4 * len(units[m]) * 2.0**-53
     return min(n for n, s in similarity.items() if s >= max(similarity.values()) - margin)
@@ -224,10 +216,8 @@ def adjacency(rows):
     return [[n == v[m] or m == v[n] or v[m] == v[n] for n in everyone] for m in everyone]
 
 def components(linked):
-    """Connected components by breadth-first search from the lowest row not yet reached. -> [n]
-    labels"""
-    labels = [None] * len(linked)
-    count = 0
+    """Connected components: breadth first from the lowest row not yet reached. -> labels [n]"""
+    labels, count = [None] * len(linked), 0
     for start in range(len(linked)):
         if labels[start] is not None:
             continue
@@ -241,8 +231,7 @@ def components(linked):
     return labels
 
 def finch(x):
-    """Partitions of the rows of x, finest first; never ends in one cluster unless it starts there.
-    -> list of [n]"""
+    """Partitions of x's rows, finest first; one cluster of all rows only as the finest. -> [[n]]"""
     if len(x) < 2:
         return [np.zeros(1, int)] if len(x) else []
     partitions = [components(adjacency(x))]
@@ -257,8 +246,10 @@ def finch(x):
 # ---- derivatives
 
 def finite_difference(f, x, h):
-    """(f(x + h e_i) - f(x - h e_i)) / 2h for every entry i; the error is of order h^2 f''' + 2^-53
-    |f| / h."""
+    """(f(x + h e_i) - f(x - h e_i)) / 2h for every entry i.
+
+    The error is of order h^2 f''' + 2^-53 |f| / h.
+    """
     x = np.array(x, np.float64)
     slope = np.zeros(x.shape)
     for i in np.ndindex(x.shape):

@@ -85,8 +85,10 @@ def read(command, table, description, argv):
 
 
 def plan(folder, cfg, variants, seeds, made_of):
-    """The runs, seed by seed, so that whole tables are there early. made_of: sources and
-    versions."""
+    """The runs, seed by seed, so that whole tables are there early.
+
+    made_of: sources and versions.
+    """
     runs = []
     for seed in seeds:
         for name, (method, changes) in variants.items():
@@ -106,14 +108,10 @@ def plan(folder, cfg, variants, seeds, made_of):
 
 def check_places(folder, runs):
     """Refuse what stands where a folder must be, before anything is trained. Raises InputError."""
-    for path in [
-        folder,
-        *(
-            path
-            for run in runs
-            for path in (os.path.dirname(run.folder), run.folder, f"{run.folder}.part")
-        ),
-    ]:
+    paths = [folder]
+    for run in runs:
+        paths += os.path.dirname(run.folder), run.folder, f"{run.folder}.part"
+    for path in paths:
         if os.path.lexists(path) and not os.path.isdir(path):
             raise InputError(
                 f"{path} is there and no folder; nothing was changed: move it away or give "
@@ -125,9 +123,8 @@ def check_all(folder, shared, runs):
     """Refuse what cannot stand side by side with what the folder holds. Raises InputError."""
     if not set(os.listdir(folder)) - {"config.json.part"}:
         return
-    checkpoint.warn_of_versions(
-        folder, checkpoint.check_same(folder, shared, "give another --name"), shared["versions"]
-    )
+    begun_with = checkpoint.check_same(folder, shared, "give another --name")
+    checkpoint.warn_of_versions(folder, begun_with, shared["versions"])
     for run in runs:
         if os.path.isdir(run.folder):
             checkpoint.check_same(run.folder, run.record, "give another --name")
@@ -179,12 +176,13 @@ def budget(runs, variants, seeds, rounds):
     """How many runs of what size, and how many of them are done."""
     done = [run for run in runs if os.path.isdir(run.folder)]
     diverged = sum(os.path.exists(f"{run.folder}/diverged.txt") for run in done)
+    last = min(run_folder.LAST, rounds)
     already = f"{len(done)}{f' ({diverged} of them diverged)' if diverged else ''}"
     return (
         f"{plural(len(runs), 'run')} of {plural(rounds, 'round')}: {', '.join(variants)}; "
         f"seeds {', '.join(map(str, seeds))}\n"
         f"done already: {already}; to do: {len(runs) - len(done)}; a line for "
-        f"each: top-1 accuracy (%), mean of the last {plural(min(run_folder.LAST, rounds), 'round')}"
+        f"each: top-1 accuracy (%), mean of the last {plural(last, 'round')}"
     )
 
 

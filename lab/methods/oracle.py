@@ -1,14 +1,14 @@
 """The mathematics of the other methods (baselines.py) again, slowly, as oracle_np.py has FPL's.
 
-A network is a dict name -> array. What a method adds up round by round is here one sum over all its
-rounds.
+A network is a dict name -> array. What a method adds up round by round is here one sum over all
+its rounds.
 """
 
 import math
 
 import numpy as np
 
-from oracle_np import cosine, length, mean_of, unit
+from oracle_np import cosine, length, log_sum_exp, mean_of, unit
 
 
 def combined(f, *trees):
@@ -27,10 +27,8 @@ def total(tree):
 
 
 def cross_entropy(row, k):
-    """-log softmax(row)[k] = log sum_i e^(row_i - row_k); the largest is taken out of the
-    exponents."""
-    largest = max(map(float, row))
-    return math.log(math.fsum(math.exp(float(v) - largest) for v in row)) + largest - float(row[k])
+    """-log softmax(row)[k] = log sum_i e^(row_i - row_k)."""
+    return log_sum_exp([float(value) for value in row]) - float(row[k])
 
 
 def cross_entropy_grad(row, k):
@@ -49,38 +47,33 @@ def proximal_grad(w, start, mu):
 
 
 def moon_of_one(row, towards, away, temperature):
-    """MOON (Li et al. 2021, Eq. 3) for one sample: -log(G / (G + P)); G, P = e^(cos(z, z_global or
-    z_previous) / T).
+    """MOON (Li et al. 2021, Eq. 3) for one sample: -log(G / (G + P)) = log(1 + P / G).
 
-    Right for T > 2/700, below which G or P leaves float64.
+    G, P = e^(cos / T) to the features of the server's and of the previous network.
     """
-    G, P = (math.exp(cosine(row, reference) / temperature) for reference in (towards, away))
-    return math.log1p(P / G)
+    gap = (cosine(row, away) - cosine(row, towards)) / temperature  # log P - log G
+    return max(gap, 0.0) + math.log1p(math.exp(-abs(gap)))
 
 
 def moon_term(z, z_global, z_previous, temperature):
     """The mean over the batch."""
-    return math.fsum(
-        moon_of_one(*rows, temperature) for rows in zip(z, z_global, z_previous)
-    ) / len(z)
+    costs = [moon_of_one(*rows, temperature) for rows in zip(z, z_global, z_previous)]
+    return math.fsum(costs) / len(z)
 
 
 def moon_grad(z, z_global, z_previous, temperature):
     """Derivative of moon_term with respect to z. -> [B,d]
 
-    dL/dcos_previous = P / (T (G + P)) = -dL/dcos_global; dcos_c/dz = (unit c - cos_c unit z) /
-    |z|; 0 where z = 0.
+    dL/dcos_previous = P / (T (G + P)) = -dL/dcos_global, and
+    dcos_c/dz = (unit c - cos_c unit z) / |z|, or 0 where z = 0.
     """
     grad = np.zeros((len(z), len(z[0])))
     for b, (row, towards, away) in enumerate(zip(z, z_global, z_previous)):
         if length(row) > 0:
             share = -math.expm1(-moon_of_one(row, towards, away, temperature))  # P / (G + P)
             apart = cosine(row, away) - cosine(row, towards)
-            for i in range(len(row)):
-                across = (
-                    float(unit(away)[i]) - float(unit(towards)[i]) - apart * float(unit(row)[i])
-                )
-                grad[b, i] = share * across / (temperature * length(row) * len(z))
+            across = unit(away) - unit(towards) - apart * unit(row)
+            grad[b] = share * across / (temperature * length(row) * len(z))
     return grad
 
 
@@ -101,8 +94,7 @@ def feddyn_client_memory(turns, alpha):
 
 
 def feddyn_server(rounds):
-    """The server's network after its rounds [(mean, start, share), ...]; mean and start are
-    networks.
+    """The server's network after its rounds [(mean, start, share), ...], of networks and a number.
 
     h = -alpha sum_r share_r (mean_r - start_r) and the network is mean - h/alpha: alpha cancels.
     """
@@ -114,14 +106,13 @@ def feddyn_server(rounds):
 
 
 def fedopt_server(params, deltas, lr, momentum, optimizer):
-    """The server's network after rounds with these deltas (mean of the clients - network), Reddi
-    et al. 2021, Alg. 2.
+    """The server's network after rounds with these deltas, Reddi et al. 2021, Alg. 2.
 
-    Round t moves it by lr m_t, m_t = sum_s momentum^(t-s) delta_s ("sgd"), or by lr m_t /
-    (sqrt(v_t) + 1e-3), m_t =
-    (1 - momentum) sum_s momentum^(t-s) delta_s, v_t = 0.99^t 1e-6 + 0.01 sum_s 0.99^(t-s)
-    delta_s^2 ("adam"); rounds
-    count from 1, there is no bias correction.
+    A delta is the mean of the clients, less the network; rounds count from 1.
+    "sgd": round t moves the network by lr m_t, m_t = sum_s momentum^(t-s) delta_s.
+    "adam", without bias correction: by lr m_t / (sqrt(v_t) + 1e-3), with
+    m_t = (1 - momentum) sum_s momentum^(t-s) delta_s and
+    v_t = 0.99^t 1e-6 + 0.01 sum_s 0.99^(t-s) delta_s^2.
     """
 
     def decayed(keep, values):
@@ -144,8 +135,7 @@ def fedopt_server(params, deltas, lr, momentum, optimizer):
 
 
 def global_prototypes(class_means, counts):
-    """FPL's Eq. 3: per class, the plain mean over the clients that hold it. -> {class: [d]} of the
-    classes held."""
+    """FPL's Eq. 3: per class that is held, the plain mean over its holders. -> {class: [d]}"""
     held = {
         k: [row[k] for row, count in zip(class_means, counts) if count[k] > 0]
         for k in range(len(counts[0]))
@@ -154,16 +144,15 @@ def global_prototypes(class_means, counts):
 
 
 def fedproc_weight(number, rounds):
-    """The weight of the contrastive loss in round number, from 1 to rounds: 0 in the last (Mu et
-    al. 2023)."""
+    """FedProc's weight of the contrast in round number, 1 to rounds: 0 in the last (Mu 2023)."""
     return 1 - number / rounds
 
 
 def fedproc_loss(logits, z, labels, prototypes, tau, a):
-    """a GPC + (1 - a) CE, GPC being cross-entropy over cos(z, prototype)/tau of the known classes;
-    CE alone if unknown.
+    """a GPC + (1 - a) CE, and CE alone for an unknown class; the mean over the batch.
 
-    prototypes: {class: [d]}; the mean over the batch.
+    GPC is cross-entropy over cos(z, prototype) / tau of the known classes, prototypes
+    {class: [d]}.
     """
     costs = []
     for scores, row, k in zip(logits, z, map(int, labels)):
@@ -194,9 +183,5 @@ def fedproc_grad(logits, z, labels, prototypes, tau, a):
                 slope * (unit(prototypes[i]) - cos * unit(row))
                 for slope, cos, i in zip(slopes, cosines, known)
             ]
-            to_z[b] = (
-                a
-                * np.array([math.fsum(column) for column in zip(*parts)])
-                / (tau * length(row) * len(z))
-            )
+            to_z[b] = a * sum(parts) / (tau * length(row) * len(z))
     return to_logits, to_z

@@ -74,8 +74,8 @@ def as_program(main):
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(number)
-    sys.stdout = sys.stdout or open(os.devnull, "w")
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (to the end)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # a path need not be spelled in the terminal's letters
         stream.reconfigure(errors="backslashreplace")
     # Once it has compiled, MindSpore answers Ctrl-C (SIGINT) by sending its own process SIGTERM.

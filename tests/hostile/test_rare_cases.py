@@ -255,7 +255,7 @@ BLACK, WHITE, FIRST = (
     lambda images: np.full_like(images, 255),
     lambda images: np.repeat(images[:1], len(images), 0),
 )
-ONE = dict(width=1, clients=(1, 0, 0, 0))  # J = 1, as for two and three clients
+ONE = {"width": 1, "clients": (1, 0, 0, 0)}  # J = 1, as for two and three clients
 WELL = {  # what is given, what must come beside `hold`
     "one client has one image": (Case(some_clients((1, 5, 8, 4, 7))), anything),
     "every client has one image": (Case(some_clients((1, 1, 1, 1, 1))), anything),

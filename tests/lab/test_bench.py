@@ -1,76 +1,100 @@
-"""bench: the arithmetic of its table with made-up times, its command line, and small measurements in earnest."""
+"""bench: its arithmetic with made-up times, its command line, and small measurements in earnest."""
+
 import csv
 import inspect
 import os
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
+import fpl  # noqa: F401  (first: it sets what MindSpore reads while it is loaded)
+
+# isort: split
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import fpl
-from lab import bench
+from lab.proof import bench, rivals, timing
+from lab.shell.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def row(side="at most", bound=1.0, name="made-up", pairs=((1.0, 1.0),)):
-    return bench.Row(name, "this", "that", side, bound, len(pairs), lambda repeat: list(pairs))
+    return timing.Row(name, "this", "that", side, bound, len(pairs), lambda repeat: list(pairs))
 
 
 def result(ratios, side="at most", bound=1.0, others=0.0):
     """Of pairs with these ratios."""
-    return bench.figures(row(side, bound), [(ratio, 1.0) for ratio in ratios], others, 0.0)
+    return timing.figures(row(side, bound), [(ratio, 1.0) for ratio in ratios], others, 0.0)
 
 
 # ---------------------------------------------------------------- figures and verdicts
 
+
 def test_the_figure_is_the_median_of_the_pairs_ratios():
     """Not the ratio of the medians, 2 here: a slow moment slows both of a pair."""
-    made = bench.figures(row(), [(1.0, 1.0), (20.0, 10.0), (2.0, 0.5)], 0.25, 3.0)
+    made = timing.figures(row(), [(1.0, 1.0), (20.0, 10.0), (2.0, 0.5)], 0.25, 3.0)
     assert (made.ratio, made.first, made.second) == (2.0, 2.0, 1.0)
-    made = bench.figures(row(), [(1.0, 1.0), (30.0, 10.0), (8.0, 2.0)], 0.25, 3.0)
+    made = timing.figures(row(), [(1.0, 1.0), (30.0, 10.0), (8.0, 2.0)], 0.25, 3.0)
     assert (made.low, made.ratio, made.high) == (2.0, 3.0, 3.5)
-    assert (made.first, made.second, made.repeats, made.others, made.seconds) == (8.0, 2.0, 3, 0.25, 3.0)
+    assert (made.first, made.second, made.repeats, made.others, made.seconds) == (
+        8.0,
+        2.0,
+        3,
+        0.25,
+        3.0,
+    )
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=30), st.floats(0.01, 100))
 def test_a_row_is_met_on_one_side_of_its_bound_and_missed_on_the_other(ratios, bound):
     most, least = result(ratios, "at most", bound), result(ratios, "at least", bound)
     median = float(np.median(ratios))
-    assert bench.met(most) == (median <= bound)
-    assert bench.met(least) == (median >= bound)
-    assert bench.verdict(most).startswith("met" if median <= bound else "missed")
+    assert timing.met(most) == (median <= bound)
+    assert timing.met(least) == (median >= bound)
+    assert timing.verdict(most).startswith("met" if median <= bound else "missed")
 
 
 @given(st.lists(st.floats(0.5, 2), min_size=4, max_size=20))
 def test_more_of_the_same_pairs_make_the_error_smaller(ratios):
     """By the square root of their number, as in 1.82 IQR / sqrt(n)."""
     once, often = result(ratios * 4), result(ratios * 16)
-    assert bench.error(often) <= bench.error(once)
-    assert bench.error(once) == pytest.approx(1.82 * (once.high - once.low) / (4 * len(ratios)) ** 0.5)
+    assert timing.error(often) <= timing.error(once)
+    assert timing.error(once) == pytest.approx(
+        1.82 * (once.high - once.low) / (4 * len(ratios)) ** 0.5
+    )
 
 
-@pytest.mark.parametrize("ratios, others, words", [
-    ([0.90, 0.90, 0.90, 0.90], 0.0, "met"),
-    ([1.10, 1.10, 1.10, 1.10], 0.0, "missed"),
-    ([0.97, 0.98, 1.00, 1.01], 0.0, "met, close"),
-    ([0.99, 1.00, 1.02, 1.03], 0.0, "missed, close"),
-    ([0.40, 0.45, 0.55, 0.60], 0.0, "met, noisy"),  # the quartiles are wide
-    ([0.90, 0.90, 0.90, 0.90], 0.5, "met, noisy"),  # others keep half a core busy
-    ([0.60, 0.80, 1.40, 1.60], 0.0, "missed, close, noisy"),
-])
+@pytest.mark.parametrize(
+    "ratios, others, words",
+    [
+        ([0.90, 0.90, 0.90, 0.90], 0.0, "met"),
+        ([1.10, 1.10, 1.10, 1.10], 0.0, "missed"),
+        ([0.97, 0.98, 1.00, 1.01], 0.0, "met, close"),
+        ([0.99, 1.00, 1.02, 1.03], 0.0, "missed, close"),
+        ([0.40, 0.45, 0.55, 0.60], 0.0, "met, noisy"),  # the quartiles are wide
+        ([0.90, 0.90, 0.90, 0.90], 0.5, "met, noisy"),  # others keep half a core busy
+        ([0.60, 0.80, 1.40, 1.60], 0.0, "missed, close, noisy"),
+    ],
+)
 def test_what_is_close_or_noisy_is_called_so(ratios, others, words):
-    assert bench.verdict(result(ratios, others=others)) == words
+    assert timing.verdict(result(ratios, others=others)) == words
 
 
-@pytest.mark.parametrize("value, text", [(1234.5, "1,234"), (123.4, "123"), (12.34, "12.3"), (1.0, "1.00"), (0.0123, "0.0123"),
-                                         (0.00012, "0.00012")])
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (1234.5, "1,234"),
+        (123.4, "123"),
+        (12.34, "12.3"),
+        (1.0, "1.00"),
+        (0.0123, "0.0123"),
+        (0.00012, "0.00012"),
+    ],
+)
 def test_figures_on_the_screen_have_three_digits_and_no_exponent(value, text):
     assert bench.digits(value) == text
 
@@ -78,7 +102,17 @@ def test_figures_on_the_screen_have_three_digits_and_no_exponent(value, text):
 def test_a_line_of_the_table_has_all_that_the_verdict_hangs_on():
     lines = bench.table([result([1.5, 1.5, 1.5], bound=1.25, others=0.03)]).splitlines()
     assert len(lines) == 2
-    for part in ("made-up", "this", "that", "1.50", "1.50-1.50", " 3 ", "0.03", "at most 1.25", "missed"):
+    for part in (
+        "made-up",
+        "this",
+        "that",
+        "1.50",
+        "1.50-1.50",
+        " 3 ",
+        "0.03",
+        "at most 1.25",
+        "missed",
+    ):
         assert part in lines[1]
 
 
@@ -88,61 +122,68 @@ def test_the_csv_file_has_every_digit_and_the_machine():
     assert [float(line["ratio"]) for line in read] == [1 / 3, 2.0]
     assert [line["verdict"] for line in read] == ["met", "missed"]
     assert {line["machine"] for line in read} == {"a machine, with commas"}
-    assert list(read[0]) == bench.CSV_HEAD and read[0]["side"] == "at least"
+    assert read[0]["side"] == "at least" and len(read[0]) == 16
 
 
 # ---------------------------------------------------------------- measuring
 
+
 def test_the_two_take_turns_in_going_first_after_a_call_to_compile_and_one_to_warm():
     calls = []
-    pairs = bench.in_turn(lambda: calls.append("a"), lambda: calls.append("b"), 3)
+    pairs = timing.in_turn(lambda: calls.append("a"), lambda: calls.append("b"), 3)
     assert "".join(calls) == "aabb" + "ab" + "ba" + "ab"
     assert len(pairs) == 3
 
 
 def test_a_pair_holds_the_first_things_time_first():
-    pairs = bench.in_turn(lambda: time.sleep(0.02), lambda: None, 4)
+    pairs = timing.in_turn(lambda: time.sleep(0.02), lambda: None, 4)
     assert all(first >= 0.02 > second for first, second in pairs)
 
 
 def test_what_others_do_is_the_busy_time_that_is_not_ones_own(monkeypatch):
-    monkeypatch.setattr(bench, "clock", lambda: (110.0, 57.0, 22.0))
-    assert bench.others_since((100.0, 40.0, 20.0)) == 1.5  # 17 of 20 core-seconds busy, 2 of them own, in 10 s
+    monkeypatch.setattr(timing, "clock", lambda: (110.0, 57.0, 22.0))
+    assert (
+        timing.others_since((100.0, 40.0, 20.0)) == 1.5
+    )  # 17 of 20 core-seconds busy, 2 of them own, in 10 s
 
 
-def test_busy_time_is_that_of_the_cores_this_process_may_use_without_idling_and_waiting(monkeypatch):
+def test_busy_time_is_that_of_the_cores_this_process_may_use_without_idling_and_waiting(
+    monkeypatch,
+):
     text = "cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 5 5 5 5 5 5 5 5 5 5\ncpu1 100 200 300 4000 5000 10 20 40 7 7\nintr 1\n"
-    monkeypatch.setattr(bench.os, "sched_getaffinity", lambda pid: {1})
-    monkeypatch.setattr(bench.Path, "read_text", lambda path: text)
-    assert bench.clock()[1] * os.sysconf("SC_CLK_TCK") == pytest.approx(670)
+    monkeypatch.setattr(timing.os, "sched_getaffinity", lambda pid: {1})
+    monkeypatch.setattr(timing.Path, "read_text", lambda path: text)
+    assert timing.clock()[1] * os.sysconf("SC_CLK_TCK") == pytest.approx(670)
 
 
 def test_a_neighbour_that_computes_is_seen():
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour:
         try:
-            before = bench.clock()
+            before = timing.clock()
             time.sleep(1)
-            assert bench.others_since(before) > 0.4
+            assert timing.others_since(before) > 0.4
         finally:
             neighbour.kill()
 
 
 def test_own_work_is_not_taken_for_a_neighbours():
     """The two clocks agree on it, whatever others do: busy time grows by at least as much as one's own."""
-    before = bench.clock()
+    before = timing.clock()
     while time.perf_counter() - before[0] < 1:
         pass
-    took, busy, own = (b - a for a, b in zip(before, bench.clock()))
+    took, busy, own = (b - a for a, b in zip(before, timing.clock()))
     assert own > 0.3 and own - 0.1 < busy < took * len(os.sched_getaffinity(0)) + 0.1
 
 
 def test_the_work_of_a_process_that_was_waited_for_is_ones_own():
-    before = bench.clock()
-    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True)
-    assert bench.clock()[2] - before[2] > 0.4  # the clock ticks in hundredths
+    before = timing.clock()
+    subprocess.run(
+        [sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True
+    )
+    assert timing.clock()[2] - before[2] > 0.4  # the clock ticks in hundredths
 
 
-@pytest.mark.parametrize("program", ["lab.bench", "lab.compare", "lab.repeat"])
+@pytest.mark.parametrize("program", ["lab.proof.bench", "lab.methods.compare", "lab.run.repeat"])
 def test_what_onednn_reads_is_set_before_mindspore_is_loaded(program):
     """Else a step takes many times longer. MindSpore is kept from loading, so only what comes before it happens."""
     code = f"""import os, sys
@@ -152,7 +193,9 @@ try:
 except ImportError:
     print(os.environ["ONEDNN_MAX_CPU_ISA"])"""
     env = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env, timeout=60
+    )
     assert done.stdout == "AVX2\n", done.stderr
 
 
@@ -164,70 +207,77 @@ def test_rounds_are_compared_by_image_and_finch_by_pair_of_rows(monkeypatch):
 
 @pytest.mark.parametrize("repeat, shares", [(7, [3, 2, 2]), (2, [1, 1]), (3, [1, 1, 1])])
 def test_the_two_steps_are_compiled_anew_for_each_share_of_the_pairs(monkeypatch, repeat, shares):
-    asked, made = [], []
-    monkeypatch.setattr(bench, "fpl_step", lambda batch: made.append("both") or fpl.step_on(len))
-    monkeypatch.setattr(bench, "cross_entropy_step", lambda batch: made.append("none") or fpl.step_on(max))
+    asked, made, cleared = [], [], []
+
+    class Step:
+        def cache_clear():
+            cleared.append("cleared")
+
+    monkeypatch.setattr(bench.fpl, "sgd_step", Step)
+    monkeypatch.setattr(bench, "fpl_step", lambda batch: made.append("both") or object())
+    monkeypatch.setattr(bench, "cross_entropy_step", lambda batch: made.append("none") or object())
     monkeypatch.setattr(bench, "steps", lambda once: once)
-    monkeypatch.setattr(bench, "in_turn", lambda first, second, share: asked.append((share, first, second)) or [(1.0, 2.0)] * share)
+    monkeypatch.setattr(
+        bench,
+        "in_turn",
+        lambda first, second, share: asked.append((share, first, second)) or [(1.0, 2.0)] * share,
+    )
     assert bench.both_losses_over_none(repeat, 1, compiles=3) == [(1.0, 2.0)] * repeat
     assert [share for share, _, _ in asked] == shares and made == ["both", "none"] * len(shares)
-    assert len({step for _, *steps in asked for step in steps}) == 2 * len(shares)
+    assert cleared == ["cleared"] * len(shares)
 
 
-def test_the_200th_step_is_compared_with_the_20th(monkeypatch):
-    clock = [0.0]
+@pytest.mark.parametrize("repeat", [4, 50])
+def test_the_200th_step_is_compared_with_the_20th(monkeypatch, repeat):
+    """Step number n takes n seconds."""
+    clock, number = [0.0], [0]
 
-    class Loss:
-        def asnumpy(self):
-            return 0.0
+    def once():
+        clock[0] += number[0]
+        number[0] += 1
+        return 0.5
 
-    def training(step, received, params, stats, client, rng, cfg):
-        steps = cfg.local_epochs * len(fpl.batches(len(client.labels), cfg.batch_size, rng))
-        assert steps >= 203
-        for number in range(steps):
-            monkeypatch.setattr(bench.fpl, "step_on", None)  # one step for all
-            clock.append(clock[0] + number)
-            step()
-    monkeypatch.setattr(bench.fpl, "local_training", training)
-    monkeypatch.setattr(bench.fpl, "step_on", lambda *constants: lambda: clock.__setitem__(0, clock[-1]) or (0, 0, 0, Loss()))
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
-    assert bench.late_over_early(4, 1, 20, 200) == [(200, 20), (201, 21), (202, 22), (203, 23)]
-
-
-def test_any_number_of_pairs_can_be_asked_for_of_the_200th_step(monkeypatch):
-    monkeypatch.setattr(bench.fpl, "step_on", lambda *constants: lambda: (0, 0, 0, types.SimpleNamespace(asnumpy=float)))
-    monkeypatch.setattr(bench.fpl, "local_training", lambda step, received, params, stats, client, rng, cfg: [
-        step() for _ in range(cfg.local_epochs * len(fpl.batches(len(client.labels), cfg.batch_size, rng)))])
-    assert len(bench.late_over_early(50, 1, 20, 200)) == 50
+    monkeypatch.setattr(bench, "fpl_step", lambda batch: once)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    pairs = bench.late_over_early(repeat, 1, 20, 200)
+    assert pairs == [(200 + i, 20 + i) for i in range(repeat)]
 
 
 def test_the_servers_part_is_the_round_without_the_clients_turns(monkeypatch):
     def server_round(state, clients, cfg, engine):
-        list(engine(lambda m: time.sleep(0.1), range(len(clients))))
+        list(engine(lambda m: time.sleep(0.1), clients))
         time.sleep(0.02)
         return state, {}
+
     monkeypatch.setattr(bench, "turn", lambda *arguments: None)
     monkeypatch.setattr(bench.fpl, "server_round", server_round)
     pairs = bench.server_over_round(2, 1, (8, 8))
-    assert len(pairs) == 2 and all(0.02 <= server < 0.1 and total >= 0.22 for server, total in pairs)
+    assert len(pairs) == 2 and all(
+        0.02 <= server < 0.1 and total >= 0.22 for server, total in pairs
+    )
 
 
 def test_the_peak_of_a_process_is_not_its_parents():
     ballast = np.ones(2**30, np.uint8)
     before = bench.peak_memory()
     del ballast
-    code = "from lab import bench; print(bench.peak_memory())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    code = "from lab.proof import bench; print(bench.peak_memory())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
     assert before > 1024 > float(done.stdout)
 
 
 def test_a_process_that_fails_to_train_is_an_error_in_one_line():
-    with pytest.raises(fpl.InputError, match="train 0 clients ended with status 1: .*--clients is 0,0,0,0") as caught:
+    with pytest.raises(
+        InputError, match="train 0 clients ended with status 1: .*; leave"
+    ) as caught:
         bench.peak_elsewhere(0, 1, 1)
     assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- in earnest
+
 
 @pytest.fixture(scope="module")
 def batch():
@@ -236,8 +286,10 @@ def batch():
 
 def test_the_cell_and_the_compiled_step_train_the_same_network(batch):
     """Two losses each: the second stands after a step of SGD. Float32 in another order: six digits, less after a step."""
-    compiled, eager = bench.fpl_step(batch), bench.eager_step(batch)
-    (first, second), (eager_first, eager_second) = [[float(once()) for _ in range(2)] for once in (compiled, eager)]
+    compiled, eager = bench.fpl_step(batch), rivals.eager_step(batch)
+    (first, second), (eager_first, eager_second) = [
+        [float(once()) for _ in range(2)] for once in (compiled, eager)
+    ]
     assert eager_first == pytest.approx(first, rel=1e-5)
     assert eager_second == pytest.approx(second, rel=1e-3)
     assert abs(second - first) > 0.01
@@ -245,14 +297,18 @@ def test_the_cell_and_the_compiled_step_train_the_same_network(batch):
 
 def test_torch_trains_the_same_network(batch):
     pytest.importorskip("torch")
-    assert float(bench.torch_step(batch)()) == pytest.approx(float(bench.fpl_step(batch)()), rel=1e-5)
+    assert float(rivals.torch_step(batch)()) == pytest.approx(
+        float(bench.fpl_step(batch)()), rel=1e-5
+    )
 
 
 def test_the_loop_and_the_vectorised_losses_are_the_same_loss():
     vectorised, loop = bench.loss_functions(16)
     (value, gradient), (slow_value, slow_gradient) = vectorised(), loop()
     assert value == pytest.approx(slow_value, rel=1e-5)
-    np.testing.assert_allclose(gradient, slow_gradient, rtol=1e-3, atol=1e-4 * np.abs(gradient).max())
+    np.testing.assert_allclose(
+        gradient, slow_gradient, rtol=1e-3, atol=1e-4 * np.abs(gradient).max()
+    )
 
 
 def test_steps_in_earnest_take_some_time():
@@ -277,8 +333,12 @@ BAD = [  # arguments -> a part of the one line that must come
 ]
 
 
-@pytest.mark.parametrize("arguments, part", BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_bad_input_is_one_line_and_status_2_and_nothing_is_measured(arguments, part, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "arguments, part", BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input_is_one_line_and_status_2_and_nothing_is_measured(
+    arguments, part, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "measured", None)
     Path("folder").mkdir()
@@ -301,30 +361,45 @@ def test_rows_come_in_the_tables_order_and_repeat_wins_over_their_own():
     assert [(row.name, row.repeat) for row in chosen] == [("losses-16", 3), ("loop", 3)]
     assert path == "runs/bench.csv"
     own, _ = bench.read([])
-    assert [row.name for row in own] == [name for name in bench.ROWS if not name.startswith("torch")
-                                         and name not in ("finch-30k", "finch-100k")]
+    assert [row.name for row in own] == [
+        name
+        for name in bench.ROWS
+        if not name.startswith("torch") and name not in ("finch-30k", "finch-100k")
+    ]
     assert [row.repeat for row in own] == [bench.ROWS[row.name].repeat for row in own]
 
 
 def test_every_row_fits_its_measure_and_names_its_flag():
     for name, made in bench.ROWS.items():
         inspect.signature(made.measure).bind(made.repeat)
-        assert made.name == name and made.side in ("at most", "at least") and made.flag in ("", "large", "torch")
+        assert (
+            made.name == name
+            and made.side in ("at most", "at least")
+            and made.flag in ("", "large", "torch")
+        )
 
 
 @pytest.fixture
 def stand_ins(tmp_path, monkeypatch):
     """Rows that measure nothing: `good` is met, `bad` is missed, `cut` is interrupted."""
+
     def cut(repeat):
         raise KeyboardInterrupt
-    made = [row(name="good", pairs=[(1.0, 2.0)] * 3), row(name="bad", pairs=[(3.0, 2.0)] * 3),
-            row(name="cut")._replace(measure=cut)]
+
+    made = [
+        row(name="good", pairs=[(1.0, 2.0)] * 3),
+        row(name="bad", pairs=[(3.0, 2.0)] * 3),
+        row(name="cut")._replace(measure=cut),
+    ]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "ROWS", {row.name: row for row in made})
 
 
 def lines(path):
-    return [(line["row"], float(line["ratio"]), line["verdict"].split(",")[0]) for line in csv.DictReader(path.open())]
+    return [
+        (line["row"], float(line["ratio"]), line["verdict"].split(",")[0])
+        for line in csv.DictReader(path.open())
+    ]
 
 
 @pytest.mark.usefixtures("stand_ins")
@@ -335,7 +410,9 @@ def test_the_table_the_file_and_the_status_agree(tmp_path, capsys):
     assert lines(tmp_path / "new" / "figures.csv") == [("good", 0.5, "met"), ("bad", 1.5, "missed")]
     assert sorted(os.listdir(tmp_path)) == ["new", "runs"] and os.listdir("new") == ["figures.csv"]
     out = capsys.readouterr().out
-    assert "1 of 2 met; missed: bad" in out and "mindspore 2" in out and "other processes use" in out
+    assert (
+        "1 of 2 met; missed: bad" in out and "mindspore 2" in out and "other processes use" in out
+    )
 
 
 @pytest.mark.usefixtures("stand_ins")
@@ -350,4 +427,8 @@ def test_a_busy_machine_is_said_at_the_start_and_in_the_verdict(monkeypatch, cap
     monkeypatch.setattr(bench, "others_since", lambda before: 0.9)
     bench.main(["--rows", "good"])
     out = capsys.readouterr().out
-    assert "not a quiet machine" in out and "met, noisy" in out and "measure again on a quiet machine: good" in out
+    assert (
+        "not a quiet machine" in out
+        and "met, noisy" in out
+        and "measure again on a quiet machine: good" in out
+    )

@@ -1,8 +1,12 @@
-"""The compared methods against the oracle: their terms, one step of each, their servers, what is remembered.
+"""The compared methods against the oracle: their terms, one step of each, their servers, what is
+remembered.
 
-A method's local gradient is checked as a whole: one SGD step without momentum and decay moves a parameter by -lr times
-its gradient. The oracle gives the derivative of the loss with respect to logits, features and parameters, the network
-alone hands the first two back to its weights (`handed_back`), and the sum must be what the step was.
+A method's local gradient is checked as a whole: one SGD step without momentum and decay moves a
+parameter by -lr times
+its gradient. The oracle gives the derivative of the loss with respect to logits, features and
+parameters, the network
+alone hands the first two back to its weights (`handed_back`), and the sum must be what the step
+was.
 """
 
 import dataclasses
@@ -25,7 +29,8 @@ from lab.run import checkpoint
 U = 2.0**-24  # float32's unit rounding error
 UU = 2.0**-53  # float64's
 
-# Every batch has 4 images, so that each step compiles once; a client with 8 or 12 images makes 2 or 3 steps an epoch.
+# Every batch has 4 images, so that each step compiles once; a client with 8 or 12 images makes 2
+# or 3 steps an epoch.
 # No weight decay, which alone would move every parameter.
 TINY = fpl.Config(
     clients=(2, 1, 1, 1),
@@ -145,7 +150,8 @@ def test_the_oracles_moon_gradient_is_the_slope_of_its_term(seed, temperature):
     slope = oracle.finite_difference(
         lambda y: others.moon_term(y, towards, away, temperature), z, 1e-5
     )
-    # h^2 |L'''| / 6 with |L'''| of order (2 / (T |z|))^3, |z| > 0.03 in nearly all draws: relative to the steepest row
+    # h^2 |L'''| / 6 with |L'''| of order (2 / (T |z|))^3, |z| > 0.03 in nearly all draws: relative
+    # to the steepest row
     steep = (2 / (temperature * np.linalg.norm(z, axis=1).min())) ** 3
     np.testing.assert_allclose(
         others.moon_grad(z, towards, away, temperature), slope, rtol=0, atol=1e-10 * (1 + steep)
@@ -178,7 +184,8 @@ def test_moons_term_is_cpcl_with_the_server_as_own_cluster_and_the_past_as_the_o
 @settings(max_examples=20)
 def test_the_oracles_quadratic_gradients_are_the_slopes_of_their_terms(seed, strength):
     w, start, h = np.random.default_rng(seed).standard_normal((3, 2, 3))
-    # a central difference of a quadratic has no truncation error: rounding of a term below 100 over 2e-3 is left
+    # a central difference of a quadratic has no truncation error: rounding of a term below 100
+    # over 2e-3 is left
     for term, grad in (
         (
             lambda y: others.proximal_term({"a": y}, {"a": start}, strength),
@@ -305,7 +312,8 @@ STRENGTHS = st.one_of(st.sampled_from([0.0, 0.01, 1.0]), st.floats(1e-4, 10)).ma
 def test_fedproxs_term_is_the_oracles_and_its_gradient_holds_mu_once(seed, scale, mu):
     w, start = drawn_vectors(seed, 2, scale)
     value, grad = proximal_and_grad(Tensor(w), Tensor(start), Tensor(mu, ms.float32))
-    # A sum of squares: one sign, 218 additions at most in a row, four roundings of each square and of mu / 2.
+    # A sum of squares: one sign, 218 additions at most in a row, four roundings of each square and
+    # of mu / 2.
     assert float(value) == pytest.approx(
         others.proximal_term(named(w), named(start), mu), rel=(218 + 8) * U, abs=1e-37
     )
@@ -333,7 +341,8 @@ def test_feddyns_term_and_gradient_are_the_oracles(seed, scale, scale_h, alpha):
 
 @st.composite
 def moon_cases(draw):
-    """z, z_global, z_previous [B,d] float32, temperature; rows may be zero, equal or nearly the same direction."""
+    """z, z_global, z_previous [B,d] float32, temperature; rows may be zero, equal or nearly the
+    same direction."""
     batch, d = draw(st.sampled_from([(1, 1), (4, 16), (5, 7)]))
     rng = np.random.default_rng(draw(SEEDS))
     common = rng.standard_normal(d) * draw(st.sampled_from([0.0, 1.0, 30.0]))
@@ -351,7 +360,8 @@ def test_moons_term_and_gradient_are_the_oracles(case):
     *rows, temperature = case
     value, grad = moon_and_grad(*map(Tensor, rows), Tensor(temperature, ms.float32))
     z, towards, away = (row.astype(np.float64) for row in rows)
-    # A cosine is off by (sqrt(d) + 8) U as in test_losses; the two exponents by that over T; the log of a sum, which is
+    # A cosine is off by (sqrt(d) + 8) U as in test_losses; the two exponents by that over T; the
+    # log of a sum, which is
     # below 2 / T + log 2, is formed by a subtraction: a few U of it.
     cosine_error = (np.sqrt(z.shape[1]) + 8) * U
     assert float(value) == pytest.approx(
@@ -361,7 +371,8 @@ def test_moons_term_and_gradient_are_the_oracles(case):
     )
     want = others.moon_grad(z, towards, away, temperature)
     for b, row in enumerate(z):
-        # Four unit vectors, weighed by at most P / (G + P) <= 1, whose sum may cancel while their errors do not; and the
+        # Four unit vectors, weighed by at most P / (G + P) <= 1, whose sum may cancel while their
+        # errors do not; and the
         # weight's own error, that of two exponents, times a bracket of length 2 at most.
         size = np.linalg.norm(row)
         bound = (
@@ -427,9 +438,11 @@ NOTHING = np.zeros((4, 10)), np.zeros((4, 8 * STEP.width))
 
 
 def drawn_weights(seed, noise):
-    """Another network than the initial one, with statistics near those of four images. -> (params, stats)
+    """Another network than the initial one, with statistics near those of four images. -> (params,
+    stats)
 
-    With statistics far from those it meets, a network in evaluation mode gives all images the same feature.
+    With statistics far from those it meets, a network in evaluation mode gives all images the same
+    feature.
     """
     rng, start = np.random.default_rng(seed), fpl.init_state(STEP).params.asnumpy()
     params = Tensor(start + noise * rng.standard_normal(start.shape).astype(np.float32))
@@ -494,7 +507,8 @@ def losses(steps):
     return steps[1].loss, 2 * steps[2].loss - steps[1].loss
 
 
-# Numbers at which each term weighs as much as CE: at its default a lost FedProx would hide behind CE's rounding.
+# Numbers at which each term weighs as much as CE: at its default a lost FedProx would hide behind
+# CE's rounding.
 STEPPED = {
     "fedavg": baselines.FEDAVG,
     "fedprox": baselines.fedprox(mu=10.0),
@@ -509,12 +523,13 @@ STEPPED = {
 
 
 def oracles_loss_and_derivatives(method, w, logits, z, labels, images, state):
-    """The oracle's loss at w and its derivatives with respect to logits [B,K], z [B,d] and w (name -> array)."""
+    """The oracle's loss at w and its derivatives with respect to logits [B,K], z [B,d] and w (name
+    -> array)."""
     to_logits = np.array(
         [others.cross_entropy_grad(row, k) / len(z) for row, k in zip(logits, labels)]
     )
     loss = sum(others.cross_entropy(row, k) for row, k in zip(logits, labels)) / len(z)
-    to_z, to_w = np.zeros(z.shape), {name: 0.0 for name in w}
+    to_z, to_w = np.zeros(z.shape), dict.fromkeys(w, 0.0)
     prototypes = {k: state.prototypes.unbiased[k].astype(np.float64) for k in KNOWN}
     start, numbers, memory = arrays(state.params), method.numbers, drawn_memory(method.name)
     if method.name == "fedprox":
@@ -555,7 +570,8 @@ def oracles_loss_and_derivatives(method, w, logits, z, labels, images, state):
     "name, number", [(name, 1) for name in STEPPED] + [("fedproc", 0), ("fedproc", 2)]
 )
 def test_both_of_two_steps_move_every_parameter_by_lr_times_the_oracles_gradient(name, number):
-    """The second step starts away from the server's network, where the terms of FedProx and FedDyn are not zero."""
+    """The second step starts away from the server's network, where the terms of FedProx and FedDyn
+    are not zero."""
     method, state, client = STEPPED[name], drawn_state(number), one_client()
     steps = [state, turn(method, 1, state), turn(method, 2, state)]
     rng = np.random.default_rng(0)
@@ -568,12 +584,14 @@ def test_both_of_two_steps_move_every_parameter_by_lr_times_the_oracles_gradient
             method, w, logits, z, labels, images, state
         )
         want = handed_back(before.params, images, to_logits, to_z)[0]
-        # cosines over tau = 0.1 lose 2 cosine_error / tau = 1.5e-5 of an exponent; the rest are sums of float32
+        # cosines over tau = 0.1 lose 2 cosine_error / tau = 1.5e-5 of an exponent; the rest are
+        # sums of float32
         assert loss == pytest.approx(want_loss, rel=1e-4)
         for key in want:
             full = want[key] + to_w[key]
             got = (w[key] - moved[key]) / STEP.lr
-            # the new weight is rounded once, to U |w|; the gradient passes ten layers twice over: 1e-4 of its largest
+            # the new weight is rounded once, to U |w|; the gradient passes ten layers twice over:
+            # 1e-4 of its largest
             bound = (
                 2 * U * np.abs(w[key]).max() / STEP.lr
                 + 1e-4 * np.abs(full).max()
@@ -583,7 +601,8 @@ def test_both_of_two_steps_move_every_parameter_by_lr_times_the_oracles_gradient
 
 
 def test_each_term_of_those_steps_weighs_enough_to_be_missed():
-    """A lost term changes the first step by a hundred times what the comparison above allows; FedProx's is zero there."""
+    """A lost term changes the first step by a hundred times what the comparison above allows;
+    FedProx's is zero there."""
     fedavg, second = turn(baselines.FEDAVG, 1), turn(baselines.FEDAVG, 2)
     step = largest(
         {
@@ -644,7 +663,8 @@ def test_feddyns_first_turn_starts_with_a_memory_of_zeros():
 
 
 def test_moons_references_do_not_depend_on_what_else_is_in_the_batch():
-    """References in training mode would: then replacing one image changes the features of the others."""
+    """References in training mode would: then replacing one image changes the features of the
+    others."""
     images = some_clients()[3].images[:4]
     other = np.concatenate([images[:3], 255 - images[3:]])
     state = drawn_state()
@@ -667,7 +687,8 @@ def test_moons_references_do_not_depend_on_what_else_is_in_the_batch():
 
 @st.composite
 def server_histories(draw):
-    """What the clients' means are, round by round, drawn around the first network: width 1, 1 to 4 rounds."""
+    """What the clients' means are, round by round, drawn around the first network: width 1, 1 to 4
+    rounds."""
     rng, scales = (
         np.random.default_rng(draw(SEEDS)),
         draw(st.lists(st.sampled_from([0.01, 1.0]), min_size=1, max_size=4)),
@@ -676,7 +697,8 @@ def server_histories(draw):
 
 
 def cut(tree):
-    """Some of the names, so that the oracle's loops are short: a kernel, a batch norm, the linear layer."""
+    """Some of the names, so that the oracle's loops are short: a kernel, a batch norm, the linear
+    layer."""
     return {
         name: tree[name]
         for name in (
@@ -705,7 +727,8 @@ def test_fedopts_server_is_the_oracles_over_several_rounds(history, optimizer, l
     want = others.fedopt_server(cut(arrays(start)), deltas, lr, momentum, optimizer)
     begun, ended = arrays(start), arrays(params)
     for name in want:
-        # the network is rounded to float32 each round, and so may m and v be: some U of all that was added up
+        # the network is rounded to float32 each round, and so may m and v be: some U of all that
+        # was added up
         size = np.abs(begun[name]) + lr * 10 * sum(np.abs(delta[name]) for delta in deltas)
         size += (
             lr * len(deltas) * 20 * (optimizer == "adam")
@@ -832,11 +855,13 @@ def test_without_prototypes_the_first_round_is_fedavgs_bit_for_bit(name):
 
 @pytest.mark.parametrize("name", ["moon", "feddyn", "fedopt", "adam", "fedprox"])
 def test_the_first_round_averages_batch_norms_statistics_as_fedavg_does(name):
-    """No server optimises them. FedDyn, MOON and FedProx train other networks from the second step on."""
+    """No server optimises them. FedDyn, MOON and FedProx train other networks from the second step
+    on."""
     ours, fedavg = arrays(after(EVERY[name], 1).stats), arrays(after(baselines.FEDAVG, 1).stats)
     if name in ("fedopt", "adam"):
         assert_same(ours, fedavg)
-    # three steps at most, with terms that are small in the first round: within a hundredth of the largest
+    # three steps at most, with terms that are small in the first round: within a hundredth of the
+    # largest
     for key in fedavg:
         assert np.abs(ours[key] - fedavg[key]).max() <= 0.01 * np.abs(fedavg[key]).max()
 
@@ -849,7 +874,8 @@ def test_moons_first_turn_is_fedavgs():
     step = largest({name: value - start[name] for name, value in arrays(fedavg.params).items()})
     moved, plain = arrays(moon.params), arrays(fedavg.params)
     for name in start:
-        # what is left of 5 * 0.5 / T times a unit vector twice over, rounded: some U of a gradient like CE's
+        # what is left of 5 * 0.5 / T times a unit vector twice over, rounded: some U of a gradient
+        # like CE's
         floor = 2 * U * np.abs(start[name]).max() + 1e-4 * step
         np.testing.assert_allclose(moved[name], plain[name], rtol=0, atol=floor)
 
@@ -895,7 +921,7 @@ def test_two_rounds_are_finite_and_differ_from_fedavgs(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_two_rounds_replayed_with_the_clients_in_reverse_are_the_same_bit_for_bit_and_change_no_state(
+def test_two_rounds_in_reverse_order_change_no_bit(
     name,
 ):
     def backwards(function, items):
@@ -984,7 +1010,8 @@ def test_feddyns_clients_add_to_their_memory_turn_by_turn():
 
 
 def test_feddyns_round_corrects_by_the_share_of_the_images_behind_it():
-    """Two of five clients take part; what the server's network is follows from their networks alone."""
+    """Two of five clients take part; what the server's network is follows from their networks
+    alone."""
     cfg, clients = dataclasses.replace(TINY, participation=0.4), some_clients()
     state, method = fpl.init_state(cfg), EVERY["feddyn"]
     chosen = fpl.participants(cfg, 5, 1)

@@ -33,7 +33,8 @@ def test_opposite_clusters_cost_softplus_of_minus_two_over_tau():
 
 
 def test_on_the_circle_the_gradient_of_cpcl_has_a_closed_form():
-    """One own cluster at angle 0, one other at angle pi: L(a) = log(1 + e^(-2 cos a)), dL/da = 2 sin a / (1 + e^(2 cos a))."""
+    """One own cluster at angle 0, one other at angle pi: L(a) = log(1 + e^(-2 cos a)), dL/da = 2
+    sin a / (1 + e^(2 cos a))."""
     a, radius = 0.7, 3.0
     z = radius * np.array([[math.cos(a), math.sin(a)]])
     ragged = {0: [np.array([1.0, 0.0])], 1: [np.array([-1.0, 0.0])]}
@@ -53,7 +54,8 @@ def test_the_cpcl_gradient_is_the_slope_of_the_cpcl_loss(case):
     slope = oracle.finite_difference(
         lambda y: oracle.cpcl_loss(y, case.labels, ragged, case.tau), z, h
     )
-    # Truncation h^2 |L'''| / 6, |L'''| of order (2/tau)^3; rounding of L, itself below 2/tau + log(1 + KJ) < 25, over h.
+    # Truncation h^2 |L'''| / 6, |L'''| of order (2/tau)^3; rounding of L, itself below 2/tau +
+    # log(1 + KJ) < 25, over h.
     atol = 10 * h**2 * (2 / case.tau) ** 3 / 6 + 25 * 64 * U / h
     np.testing.assert_allclose(
         oracle.cpcl_grad(z, case.labels, ragged, case.tau), slope, rtol=0, atol=atol
@@ -67,8 +69,10 @@ def test_the_upcr_gradient_is_the_slope_of_the_upcr_loss(case, reduce):
     slope = oracle.finite_difference(
         lambda y: oracle.upcr_loss(y, case.labels, unbiased, reduce), z, h
     )
-    # A central difference of a quadratic has no truncation error. What is left is the rounding of the loss, over h, and
-    # that of z + h and z - h, some |z| U each, which a loss of curvature 2 or less turns into as much of the slope.
+    # A central difference of a quadratic has no truncation error. What is left is the rounding of
+    # the loss, over h, and
+    # that of z + h and z - h, some |z| U each, which a loss of curvature 2 or less turns into as
+    # much of the slope.
     atol = 64 * U * (oracle.upcr_loss(z, case.labels, unbiased, reduce) / h + np.abs(z).max())
     np.testing.assert_allclose(
         oracle.upcr_grad(z, case.labels, unbiased, reduce), slope, rtol=1e-9, atol=atol
@@ -131,7 +135,8 @@ def test_weighted_mean_of_one_tree_is_that_tree():
     )
 
 
-# ---- each function at numbers that can be worked out by hand ---------------------------------------------------------
+# ---- each function at numbers that can be worked out by hand
+# ---------------------------------------------------------
 
 
 def test_a_vector_divided_by_its_length_has_length_one_and_a_zero_vector_stays_zero():
@@ -308,7 +313,8 @@ def test_fedprocs_gradient_is_the_slope_of_its_loss_for_a_short_feature_too():
     slope = oracle.finite_difference(
         lambda x: methods.fedproc_loss(logits, x, [1], prototypes, 0.5, 0.75), z, 1e-5
     )
-    # a difference is off by h^2 / 6 times the third derivative, which is below 1e3 at |z| = tau = 0.5: 2e-8
+    # a difference is off by h^2 / 6 times the third derivative, which is below 1e3 at |z| = tau =
+    # 0.5: 2e-8
     np.testing.assert_allclose(to_z, slope, rtol=0, atol=1e-7)
     assert np.abs(to_z).max() > 0.1
 
@@ -367,7 +373,8 @@ def test_a_central_difference_of_a_quadratic_is_its_slope():
     assert x.tolist() == [[1.0, -2.0], [3.0, 0.5]]
 
 
-# ---- the compared methods, likewise ----------------------------------------------------------------------------------
+# ---- the compared methods, likewise
+# ----------------------------------------------------------------------------------
 
 W = {"a": np.array([[1.0, 2.0]]), "b": np.array(3.0)}
 START = {"a": np.array([[3.0, 1.0]]), "b": np.array(1.0)}  # apart by -2, 1, 2
