@@ -142,15 +142,15 @@ def test_a_pair_holds_the_first_things_time_first():
 
 def test_what_others_do_is_the_busy_time_that_is_not_ones_own(monkeypatch):
     monkeypatch.setattr(timing, "clock", lambda: (110.0, 57.0, 22.0))
-    assert (
-        timing.others_since((100.0, 40.0, 20.0)) == 1.5
-    )  # 17 of 20 core-seconds busy, 2 of them own, in 10 s
+    # 17 of 20 core-seconds busy, 2 of them own, in 10 s
+    assert timing.others_since((100.0, 40.0, 20.0)) == 1.5
 
 
 def test_busy_time_is_that_of_the_cores_this_process_may_use_without_idling_and_waiting(
     monkeypatch,
 ):
-    text = "cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 5 5 5 5 5 5 5 5 5 5\ncpu1 100 200 300 4000 5000 10 20 40 7 7\nintr 1\n"
+    others = "cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 5 5 5 5 5 5 5 5 5 5\n"
+    text = others + "cpu1 100 200 300 4000 5000 10 20 40 7 7\nintr 1\n"
     monkeypatch.setattr(timing.os, "sched_getaffinity", lambda pid: {1})
     monkeypatch.setattr(timing.Path, "read_text", lambda path: text)
     assert timing.clock()[1] * os.sysconf("SC_CLK_TCK") == pytest.approx(670)
@@ -167,7 +167,7 @@ def test_a_neighbour_that_computes_is_seen():
 
 
 def test_own_work_is_not_taken_for_a_neighbours():
-    """The two clocks agree on it, whatever others do: busy time grows by at least as much as one's own."""
+    """The two clocks agree on it, whatever others do: busy time grows by at least one's own."""
     before = timing.clock()
     while time.perf_counter() - before[0] < 1:
         pass
@@ -185,7 +185,10 @@ def test_the_work_of_a_process_that_was_waited_for_is_ones_own():
 
 @pytest.mark.parametrize("program", ["lab.proof.bench", "lab.methods.compare", "lab.run.repeat"])
 def test_what_onednn_reads_is_set_before_mindspore_is_loaded(program):
-    """Else a step takes many times longer. MindSpore is kept from loading, so only what comes before it happens."""
+    """Else a step takes many times longer.
+
+    MindSpore is kept from loading, so only what comes before it happens.
+    """
     code = f"""import os, sys
 sys.modules["mindspore"] = None
 try:
@@ -285,7 +288,10 @@ def batch():
 
 
 def test_the_cell_and_the_compiled_step_train_the_same_network(batch):
-    """Two losses each: the second stands after a step of SGD. Float32 in another order: six digits, less after a step."""
+    """Two losses each: the second stands after a step of SGD.
+
+    Float32 in another order: six digits, less after a step.
+    """
     compiled, eager = bench.fpl_step(batch), rivals.eager_step(batch)
     (first, second), (eager_first, eager_second) = [
         [float(once()) for _ in range(2)] for once in (compiled, eager)

@@ -86,7 +86,10 @@ def one_round(engine, loss_of):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A local Ray of two workers, begun by a process that allows two threads; afterwards nothing of it is left."""
+    """A local Ray of two workers, begun by a process that allows two threads.
+
+    Afterwards nothing of it is left.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "2")
         patch.delenv("RAY_ADDRESS", raising=False)
@@ -131,7 +134,7 @@ def test_a_method_with_memory_leaves_the_bytes_of_the_loop(cluster):
 
 @with_ray
 def test_a_worker_killed_in_mid_round_changes_no_byte(cluster, tmp_path):
-    """The first worker that has client 3 (12 images) trains it, tells its pid and waits for its end."""
+    """The first worker that has client 3 (12 images) trains it, tells its pid, awaits its end."""
     told = str(tmp_path / "pid")
 
     def turn(arguments):
@@ -211,7 +214,10 @@ def test_results_come_in_the_order_of_the_clients_however_long_each_takes(cluste
 
 
 def fake_ray(log, cpus=1):
-    """What the engine uses of ray, in this process: a task runs when its result is asked for. log: (what, value)."""
+    """What the engine uses of ray, in this process; log takes (what, value) of each call.
+
+    A task runs when its result is asked for.
+    """
 
     class RayError(Exception):
         pass
