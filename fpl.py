@@ -122,7 +122,7 @@ class ClientUpdate(NamedTuple):
 
 def class_prototypes(z, labels, num_classes):
     """A client's mean feature of each class (Eq. 2). z [n,d] -> class_means [K,d], counts [K]."""
-    z, labels = np.asarray(z, np.float64), np.asarray(labels)
+    z, labels = np.asarray(z, np.float64), np.asarray(labels, int)
     counts = np.bincount(labels, minlength=num_classes)
     sums = np.zeros((num_classes, z.shape[1]))
     np.add.at(sums, labels, z)
