@@ -247,15 +247,18 @@ def keep_network(m, update):
 # limit: alpha cancels in the server's step.
 
 
-def dynamic_term(params, start, h, alpha):
-    """params, start, h: vectors [P]."""
-    return alpha / 2 * ((params - start) ** 2).sum() - (params * h).sum()
+def dynamic_term(p, start, h, alpha):
+    """p: weights by name; start, h: vectors [P]."""
+    # The weights are joined for each sum anew: the gradients of the two are then added to that of
+    # CE one after the other, and not the sum of the two at once, which rounds otherwise.
+    linear = (vector_of(p) * h).sum()
+    return proximal_term(vector_of(p), start, alpha) - linear
 
 
 def feddyn_loss(p, x, labels, start, h, alpha):
     """CE and the dynamic regulariser."""
     ce, z, met = cross_entropy_and_features(p, x, labels)
-    return ce.mean() + dynamic_term(vector_of(p), start, h, alpha), z, met
+    return ce.mean() + dynamic_term(p, start, h, alpha), z, met
 
 
 def feddyn(alpha=0.1):

@@ -1,7 +1,7 @@
 """Finds runs among folders, and sorts out which of them give numbers.
 
 A run is what a training leaves in a folder; an experiment is a folder of <variant>/seed-<s>/, each
-of them a run, as lab/methods/compare.py leaves it.
+of them a run, as lab/methods/experiment.py leaves it.
 """
 import glob
 import os

@@ -1044,10 +1044,15 @@ def test_a_report_that_may_not_be_written_is_one_line(open_folder, capsys):
 
 def test_ctrl_c_while_files_are_read_is_one_line(good, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    # Another test of this process may have left a handler that does nothing for two seconds.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(
         digits, "read_usps", lambda path: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5))
     )
-    assert train.main(["digits", "--data", str(good)]) == 130
+    try:
+        assert train.main(["digits", "--data", str(good)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
     assert capsys.readouterr().err == "\nStopped.\n" and not os.listdir()
 
 

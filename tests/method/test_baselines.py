@@ -299,8 +299,13 @@ def named(vector):
     return {"all": np.asarray(vector, np.float64)}
 
 
+def dynamic_term(vector, start, h, alpha):
+    """FedDyn's term of a network with one weight tensor."""
+    return baselines.dynamic_term({"all": vector}, start, h, alpha)
+
+
 proximal_and_grad = ms.jit(ms.value_and_grad(baselines.proximal_term, 0))
-dynamic_and_grad = ms.jit(ms.value_and_grad(baselines.dynamic_term, 0))
+dynamic_and_grad = ms.jit(ms.value_and_grad(dynamic_term, 0))
 moon_and_grad = ms.jit(ms.value_and_grad(baselines.moon_term, 0))
 STRENGTHS = st.one_of(st.sampled_from([0.0, 0.01, 1.0]), st.floats(1e-4, 10)).map(
     lambda x: float(np.float32(x))

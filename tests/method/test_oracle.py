@@ -413,12 +413,18 @@ def test_moons_term_and_gradient_have_their_closed_forms():
     assert methods.moon_term(z, towards, away, 0.5) == pytest.approx(
         (math.log1p(math.exp(-2)) + math.log(2)) / 2, rel=1e-15
     )
-    share = math.exp(-2) / (
-        1 + math.exp(-2)
-    )  # P / (G + P), times d(cos to away)/dz = (0, 1/2), over T and B
-    np.testing.assert_allclose(
-        methods.moon_grad(z, towards, away, 0.5), [[0, share / 2 / 0.5 / 2], [0, 0]], rtol=1e-14
-    )
+    share = math.exp(-2) / (1 + math.exp(-2))  # P / (G + P)
+    want = [[0, share / 2 / 0.5 / 2], [0, 0]]  # share times d(cos to away)/dz = (0, 1/2), by T, B
+    np.testing.assert_allclose(methods.moon_grad(z, towards, away, 0.5), want, rtol=1e-14)
+
+
+def test_moon_is_right_at_any_temperature():
+    """e^(1 / T) leaves float64 below T = 1/709; log P - log G does not."""
+    near, far = [1.0, 0.0], [-1.0, 0.0]
+    assert methods.moon_of_one(near, near, far, 1e-4) == 0
+    assert methods.moon_of_one(near, far, near, 1e-4) == pytest.approx(2e4, rel=1e-15)
+    grad = methods.moon_grad([[0.6, 0.8]], [far], [near], 1e-4)  # cos 0.6 away, -0.6 towards
+    np.testing.assert_allclose(grad, [[2 * 0.64e4, -2 * 0.48e4]], rtol=1e-12)
 
 
 def test_fedprocs_loss_goes_from_contrast_to_cross_entropy_and_is_that_alone_for_an_unknown_class():
