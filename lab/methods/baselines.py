@@ -353,14 +353,9 @@ def with_global_prototypes(state, params, stats, told):
 
 
 def fpl_global_round(state, clients, cfg, engine=map):
-    """FPL without the clusters: Table 3, Fig. 5."""
-    chosen = fpl.participants(cfg, len(clients), state.round + 1)
-    turns = [
-        (state, clients[m], fpl.stream(cfg, "client", state.round + 1, m), cfg) for m in chosen
-    ]
-    sizes = [len(client.labels) for client in clients]
-    averaged = fpl.weighted_mean(engine(fpl.client_turn, turns), chosen, sizes)
-    return with_global_prototypes(state, *averaged), averaged[2]
+    """FPL's round, whose prototypes are then replaced: Table 3, Fig. 5."""
+    after, told = fpl.server_round(state, clients, cfg, engine)
+    return with_global_prototypes(state, after.params, after.stats, told), told
 
 
 FPL_GLOBAL = Method("fpl-global", fpl_global_round, {})

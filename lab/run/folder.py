@@ -13,7 +13,6 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
-import math
 import os
 import platform
 import shlex
@@ -158,9 +157,7 @@ def named(state):
     width = state.prototypes.unbiased.shape[1] // 8
 
     def parts(vector, shapes):
-        ends = np.cumsum([math.prod(shape) for _, shape in shapes])
-        pieces = np.split(vector.asnumpy(), ends[:-1])
-        return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes, pieces)}
+        return {name: part.asnumpy() for name, part in fpl.views(vector, shapes).items()}
 
     params = parts(state.params, fpl.param_shapes(width))
     return params, parts(state.stats, fpl.stat_shapes(width))
