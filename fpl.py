@@ -543,9 +543,11 @@ def predict(params, stats, images):
     """The network in evaluation mode. images [n,32,32,3] uint8 -> logits [n,K], z [n,d], NumPy."""
     width = len(stats) // sum(math.prod(shape) for _, shape in stat_shapes(1))
     shapes = param_shapes(width), stat_shapes(width)
-    outputs = [predict_batch(params, stats, network_input(images[start:start + 128]), *shapes)
-               for start in range(0, len(images), 128)]
-    return tuple(np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*outputs))
+    outputs = []
+    for start in range(0, len(images), 128):
+        logits, z = predict_batch(params, stats, network_input(images[start:start + 128]), *shapes)
+        outputs.append((logits.asnumpy(), z.asnumpy()))  # at once: MindSpore spins over a queue
+    return tuple(np.concatenate(parts) for parts in zip(*outputs))
 
 def evaluate(state, tests):
     """Top-1 accuracy in percent. tests: {domain: (images, labels)} -> {domain: percent}.

@@ -70,7 +70,8 @@ class ResNet10(nn.Cell):
 
 
 def eager_step(batch):
-    """A call that makes one more step of the cell, operator by operator -> the loss.
+    """A call that makes one more step of the cell, operator by operator -> the loss, twice:
+    what a step gives, and what to wait for.
 
     Batch, loss and first weights are those of the compiled step.
     """
@@ -95,7 +96,7 @@ def eager_step(batch):
     def once():
         value, gradient = loss_and_gradient(x, labels)
         optimizer(gradient)
-        return value
+        return value, value
 
     return once
 
@@ -104,7 +105,7 @@ def eager_step(batch):
 
 
 def torch_step(batch):
-    """A call that makes one more step of the same network and loss in PyTorch -> the loss."""
+    """A call that makes one more step of the same network and loss in PyTorch -> the loss, twice."""
     import torch
     from torch.nn import functional as F
 
@@ -147,6 +148,6 @@ def torch_step(batch):
         value = loss()
         value.backward()
         optimizer.step()
-        return value.detach()
+        return value.detach(), value
 
     return once

@@ -3,6 +3,7 @@
 A run is what a training leaves in a folder; an experiment is a folder of <variant>/seed-<s>/, each
 of them a run, as lab/methods/experiment.py leaves it.
 """
+
 import glob
 import os
 import re

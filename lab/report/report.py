@@ -6,6 +6,7 @@
 The page needs no other file. The same folders give the same bytes. tables.py has the numbers,
 charts.py the pictures; here they become a page.
 """
+
 import argparse
 import base64
 import csv

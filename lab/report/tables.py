@@ -4,6 +4,7 @@ What counts is the mean of a run's last five rounds; the spread is the standard 
 seeds, with n - 1 below the line. A difference is taken seed by seed, since runs of a seed share
 split and initial weights, and then averaged. A run that diverged is named and is in no number.
 """
+
 import statistics
 from collections import Counter
 from typing import NamedTuple

@@ -606,7 +606,8 @@ def test_the_tables_of_the_page_have_headers_and_numbers_to_the_right(made):
         for row in table.findall("tbody/tr"):
             assert len(list(row)) == width and row[0].get("scope") == "row"
             numbers = [
-                cell for cell in row[1:]
+                cell
+                for cell in row[1:]
                 if re.fullmatch(r"[-+]?\d+\.\d\d( \W .*)?", cell.text or "")
             ]
             assert len(numbers) >= 1 and all(cell.get("class") == "number" for cell in numbers)
