@@ -10,21 +10,23 @@ Algorithm 1                                                                here
                 cross-entropy (CE) + CPCL + UPCR                           local_loss
             send the network and, per class, the mean feature              class_prototypes
         average the networks, weighted by numbers of images                weighted_mean
-        per class: cluster the clients' mean features, average each        cluster_prototypes
-        per class: average its cluster prototypes                          unbiased_prototypes
+        per class: cluster the clients' mean features                      cluster_members
+        per class: average each cluster                                    cluster_means
+        per class: average the averages of its clusters                    unbiased_prototypes
 
 There are M clients, K classes and B images in a batch. A feature z, of width d, is what the last
-linear layer reads. A domain is where images come from, such as photographs of house numbers.
-The cluster prototypes of a class give each domain a voice; their plain average, the unbiased
-prototype, lets no domain dominate. CPCL is the loss that draws z to the cluster prototypes of its
-class and away from all others, and UPCR the loss that draws z to the unbiased prototype.
+linear layer reads. A domain is where images come from, such as photographs of house numbers. A
+class mean is the mean feature of a client's images of a class; the mean of a cluster of them is a
+cluster prototype, which gives a domain its voice. The plain mean of a class's cluster prototypes
+is its unbiased prototype, which lets no domain dominate. CPCL is the loss that draws z to the
+cluster prototypes of its class and away from all others; UPCR draws z to the unbiased prototype.
 
 Two rounds from Python, on digits that need no download:
 
     import fpl
     from lab.data.load import load
 
-    train, tests, _ = load("digits")
+    train, tests, sources = load("digits")
     cfg = fpl.Config(rounds=2, local_epochs=1, width=4, lr=0.02, fraction=0.05)
     clients = fpl.split(train, cfg)
     for state, log in fpl.run(clients, tests, cfg):
@@ -50,7 +52,7 @@ from mindspore import Tensor, ops
 from finch import finch
 
 # On a CPU the calling thread would spin while a kernel runs, on a core that the kernel could use.
-# MindSpore's own threads do not read OMP_NUM_THREADS.
+# MindSpore's own threads do not read OMP_NUM_THREADS. (A number of four digits is a mistake.)
 if ms.get_context("device_target") == "CPU":
     ms.runtime.launch_blocking()
 if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and len(threads) < 4:
@@ -60,8 +62,9 @@ if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and len(thread
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The numbers of a run, by default those of Sec. 4.1 and Table 2. Code: the released one."""
-    task: str = "digits"            # the name of the set of domains
+    """The numbers of a run, by default those of Sec. 4.1 and Table 2. Where sources part, "text" is
+    the paper and "code" the authors' code. Only lab/ reads task, test_images and device."""
+    task: str = "digits"            # the set of domains, here MNIST, USPS, SVHN and SYN
     clients: tuple = (6, 4, 3, 7)   # of each domain (code, Table 2); 3, 7, 6, 4 (text)
     fraction: float = 0.01          # of a domain's images, for each client
     participation: float = 1.0      # share of the clients that train in a round
@@ -76,13 +79,12 @@ class Config:
     tau: float = 0.02               # temperature of CPCL (Eq. 7)
     cpcl: float = 1.0               # weight of CPCL in Eq. 12; 0 switches it off
     upcr: float = 1.0               # weight of UPCR in Eq. 12; 0 switches it off
-    partition: str = "first"        # FINCH's finest (Eq. 4); "last": its coarsest (code)
+    partition: str = "first"        # of FINCH, the clustering: its finest (Eq. 4); "last" (code)
     upcr_reduce: str = "mean"       # over the d dimensions (code, Table 2); "sum" (Eq. 10)
-    prototypes_from: str = "final"  # the trained network (Alg. 1); "running": the last epoch (code)
+    prototypes_from: str = "final"  # the trained network (Alg. 1); "running": as it trains (code)
     augment: str = "none"           # the text is silent; "crop-flip" (the PyTorch code)
     test_images: int = 0            # most test images of a domain; 0: all
     device: str = "CPU"             # of MindSpore
-
 
 # ---------------------------------------------------------------- 2. what travels, what stays
 
@@ -95,9 +97,8 @@ class Client(NamedTuple):
 class Prototypes(NamedTuple):
     """Server to clients. A class has at most J = max(1, M // 2) clusters, see `cluster_members`.
 
-    The mask says which of them there are. It is False for a class that no client held in the round
-    before, and so for every class in round 1.
-    """
+    The mask says which of them there are. It is False for a class that no client of the round
+    before held, and so for every class in round 1."""
     clusters: np.ndarray  # [K,J,d]
     mask: np.ndarray      # [K,J] bool
     unbiased: np.ndarray  # [K,d]
@@ -117,7 +118,6 @@ class ClientUpdate(NamedTuple):
     counts: np.ndarray       # [K] images of each class
     loss: float              # mean over the client's batches
 
-
 # ---------------------------------------------------------------- 3. prototypes
 
 def class_prototypes(z, labels, num_classes):
@@ -129,7 +129,7 @@ def class_prototypes(z, labels, num_classes):
     return (sums / np.maximum(counts, 1)[:, None]).astype(np.float32), counts
 
 def cluster_prototypes(class_means, counts, partition):
-    """Cluster the clients' means of each class and average each cluster (Eq. 4-5).
+    """Cluster the clients' means of each class and average each cluster (Eq. 4-5), both at once.
     class_means [M,K,d], counts [M,K], partition "first" | "last" -> clusters [K,J,d], mask [K,J].
     """
     return cluster_means(class_means, cluster_members(class_means, counts, partition))
@@ -145,14 +145,15 @@ def cluster_members(class_means, counts, partition):
     together by links is a cluster: if A is linked to B and B to C, the three are one. Every mean
     has a link, so a cluster has two members or more, and M clients make at most M // 2 clusters.
     Only the sole holder of a class is a cluster alone. This partition is the finest, "first".
-    FINCH goes on by linking the clusters' means in the same way; "last" is the coarsest.
+    FINCH goes on by linking the clusters' means in the same way, and stops before all become one
+    cluster; that partition is the coarsest, "last". A domain may have several clusters.
     """
     class_means, counts = np.asarray(class_means, np.float64), np.asarray(counts)
     members = np.full(counts.shape, -1)
     for k in range(counts.shape[1]):
         holders = np.flatnonzero(counts[:, k] > 0)
         if len(holders):
-            partitions = finch(class_means[holders, k])
+            partitions = finch(class_means[holders, k])  # of each row its cluster, finest first
             members[holders, k] = partitions[0 if partition == "first" else -1]
     return members
 
@@ -178,7 +179,6 @@ def unbiased_prototypes(clusters, mask):
     sums = np.where(mask[..., None], clusters, 0).sum(axis=1)
     return (sums / np.maximum(mask.sum(axis=1), 1)[:, None]).astype(np.float32)
 
-
 # ---------------------------------------------------------------- 4. losses
 
 def cpcl_loss(z, labels, clusters, mask, tau):
@@ -186,9 +186,9 @@ def cpcl_loss(z, labels, clusters, mask, tau):
     z [B,d], labels [B], clusters [K,J,d], mask [K,J] bool, tau > 0 -> scalar.
     With s = cos(z, prototype) / tau, let P be the sum of e^s over the cluster prototypes of the
     sample's own class, and N the sum over those of all other classes. The sample costs
-    -log(P / (P + N)) = log(1 + N / P). All positives stand inside one log: it is enough that z is
-    near one of them, that of its domain, and no domain is dragged onto another. The smaller tau,
-    the more do the prototypes most similar to z decide alone; with a large tau all count alike.
+    -log(P / (P + N)) = log(1 + N / P). All of P stands inside one log: it is enough that z is near
+    one prototype of its class, that of its domain, and no domain is dragged onto another. A small
+    tau lets the prototypes most similar to z decide alone; with a large tau all count alike.
     A sample whose class has no prototype costs 0 and counts in the mean over the batch.
     Example: z = (1,0), own (1,0) and (0,1), other (-1,0), tau = 1: ln(1 + e^-1 / (e + 1)) = 0.0943.
     """
@@ -199,17 +199,17 @@ def cpcl_loss(z, labels, clusters, mask, tau):
     class_of_column = ops.arange(num_classes * most).expand_dims(0) // most
     own = labels.expand_dims(1) == class_of_column                       # [B,K*J]
     positive, negative = own & exists, ~own & exists
-    log_p = logsumexp(ops.where(positive, similarity, -1e30))            # with -inf: NaN
+    log_p = logsumexp(ops.where(positive, similarity, -1e30))            # -inf - -inf is NaN
     log_n = logsumexp(ops.where(negative, similarity, -1e30))
     return ops.where(positive.any(1), softplus(log_n - log_p), 0.0).mean()
 
 def upcr_loss(z, labels, unbiased, known, reduce):
     """Unbiased prototypes consistent regularisation (Eq. 10).
-    z [B,d], labels [B], unbiased [K,d], known [K] bool, reduce "mean" | "sum" over the d dimensions
-    -> scalar. A sample costs the squared distance to its class's unbiased prototype. CPCL sees
-    only angles and lets every domain keep a place of its own; UPCR adds one point, the same for
-    all domains, that the features of a class are held to, their length included.
-    A sample whose class has no prototype costs 0 and counts in the mean over the batch.
+    z [B,d], labels [B], unbiased [K,d], known [K] bool: the class has a prototype, reduce "mean" |
+    "sum" over the d dimensions -> scalar. A sample costs the squared distance to its class's
+    unbiased prototype. CPCL sees only angles and lets every domain keep a place of its own; UPCR
+    adds one point, the same for all domains, that the features of a class are held to, their
+    length included. A sample whose class is not known costs 0 and counts in the batch's mean.
     Example: z = (1,0), unbiased (0.5,0.5): 0.25 (mean), 0.5 (sum).
     """
     square = (z - ops.where(known.expand_dims(-1), unbiased, 0.0)[labels]) ** 2
@@ -218,14 +218,13 @@ def upcr_loss(z, labels, unbiased, known, reduce):
 
 def local_loss(p, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_reduce):
     """Eq. 12: CE + cpcl * CPCL + upcr * UPCR. In round 1, where the mask is False, it is CE alone.
-    p: weights by name, x [B,3,32,32], labels [B] -> scalar, z [B,d], what batch norm met [S].
+    p: weights by name, x [B,3,32,32], labels [B] -> scalar, z [B,d], batch norm's statistics [S].
     """
-    logits, z, met = network(p, None, x)
+    logits, z, batch_stats = network(p, None, x)  # None: batch norm is in training mode
     loss = cross_entropy(logits, labels).mean()
     loss = loss + cpcl * cpcl_loss(z, labels, clusters, mask, tau)
     loss = loss + upcr * upcr_loss(z, labels, unbiased, mask.any(1), upcr_reduce)
-    return loss, z, met
-
+    return loss, z, batch_stats
 
 # ---------------------------------------------------------------- 5. a client's turn
 
@@ -237,23 +236,23 @@ def client_update(state, client, rng, cfg):
     params, stats, velocity = state.params, state.stats, ops.zeros_like(state.params)
     step = sgd_step(local_loss, cfg.width, cfg.upcr_reduce)
     sgd = tensors(cfg.lr, cfg.momentum, cfg.weight_decay)
-    received = tensors(*state.prototypes, cfg.tau, cfg.cpcl, cfg.upcr)
+    received = tensors(*state.prototypes, cfg.tau, cfg.cpcl, cfg.upcr)  # as local_loss takes them
     losses = []
     for _ in range(cfg.local_epochs):
-        met = []
+        features = []
         for images, labels in batches(client, cfg, rng):
             params, velocity, stats, loss, z = step(
                 params, velocity, stats, network_input(images), Tensor(labels), *sgd, *received)
             losses.append(loss)
-            met.append((z, labels))
-    prototypes = local_prototypes(params, stats, client, met, cfg)
+            features.append((z, labels))
+    prototypes = local_prototypes(params, stats, client, features, cfg)
     return ClientUpdate(params, stats, *prototypes, float(np.mean([*map(float, losses)])))
 
 @functools.cache
 def sgd_step(loss, width, *constants):
     """One step of SGD with momentum and weight decay, compiled at its first call for all batches.
 
-    loss(p, x, labels, *received, *constants) -> scalar, z [B,d], statistics [S] that were met.
+    loss(p, x, labels, *received, *constants) -> scalar, z [B,d], batch norm's statistics [S].
     step(params [P], velocity [P], stats [S], x, labels, lr, momentum, weight_decay, *received)
     -> params, velocity and stats after the step, the loss before it, z.
     """
@@ -263,29 +262,27 @@ def sgd_step(loss, width, *constants):
         p = {name: part for (name, _), part in zip(shapes, parts)}
         return loss(p, x, labels, *received, *constants)
 
-    # The gradient is taken by part and joined: that is faster than through the split.
+    # The gradient is taken for each array and joined: that is faster than through `views`.
     loss_and_gradient = ms.value_and_grad(loss_of_parts, 0, has_aux=True)
-
     @ms.enable_dynamic(x=ANY_BATCH, labels=ANY_LABELS)
     @ms.jit
     def step(params, velocity, stats, x, labels, lr, momentum, weight_decay, *received):
         parts = tuple(views(params, shapes).values())
-        (value, z, met), gradient = loss_and_gradient(parts, x, labels, *received)
+        (value, z, batch_stats), gradient = loss_and_gradient(parts, x, labels, *received)
         gradient = ops.cat([part.reshape(-1) for part in gradient])
         velocity = momentum * velocity + (gradient + weight_decay * params)
-        stats = (1 - BN_MOMENTUM) * stats + BN_MOMENTUM * met
+        stats = (1 - BN_MOMENTUM) * stats + BN_MOMENTUM * batch_stats
         return params - lr * velocity, velocity, stats, value, z
 
     return step
 
-def local_prototypes(params, stats, client, met, cfg):
-    """The class means that a client sends. met: z and labels of each batch of the last epoch."""
+def local_prototypes(params, stats, client, features, cfg):
+    """The class means that a client sends. features: z and labels of the last epoch's batches."""
     if cfg.prototypes_from == "final":
         z = predict(params, stats, client.images)[1]
         return class_prototypes(z, client.labels, NUM_CLASSES)
-    z = np.concatenate([z.asnumpy() for z, _ in met])  # the weights still moved meanwhile
-    return class_prototypes(z, np.concatenate([labels for _, labels in met]), NUM_CLASSES)
-
+    z = np.concatenate([z.asnumpy() for z, _ in features])  # the weights moved, batch by batch
+    return class_prototypes(z, np.concatenate([labels for _, labels in features]), NUM_CLASSES)
 
 # ---------------------------------------------------------------- 6. the server's round
 
@@ -298,13 +295,13 @@ def server_round(state, clients, cfg, engine=map):
     turns = [(state, clients[m], stream(cfg, "client", state.round + 1, m), cfg) for m in chosen]
     # each client trains, and the networks are averaged
     sizes = [len(client.labels) for client in clients]
-    params, stats, sent = weighted_mean(engine(client_turn, turns), chosen, sizes)
+    params, stats, told = weighted_mean(engine(client_turn, turns), chosen, sizes)
     # per class: the clients' means are clustered, and each cluster is averaged
-    members = cluster_members(sent["class_means"], sent["counts"], cfg.partition)
-    clusters, mask = cluster_means(sent["class_means"], members)
+    members = cluster_members(told["class_means"], told["counts"], cfg.partition)
+    clusters, mask = cluster_means(told["class_means"], members)
     # per class: the cluster prototypes are averaged
     prototypes = Prototypes(clusters, mask, unbiased_prototypes(clusters, mask))
-    return ServerState(state.round + 1, params, stats, prototypes), {**sent, "members": members}
+    return ServerState(state.round + 1, params, stats, prototypes), {**told, "members": members}
 
 def participants(cfg, num_clients, round_number):
     """The clients that train in this round, ascending: a share drawn by seed, at least one."""
@@ -319,9 +316,9 @@ def client_turn(arguments):
 def weighted_mean(updates, chosen, sizes):
     """The average network: the sum of |D_m| / |D| * network_m over the chosen clients (Alg. 1).
     updates: their ClientUpdates, taken one at a time, so that memory does not grow with M, and
-    added up in float64 in this order; sizes: |D_m| of all M clients.
-    Returns params, stats and a dict of what came along: class_means [M,K,d] and counts [M,K], zero
-    for a client that did not take part, and losses {client: loss}.
+    added up in float64 in this order; sizes: |D_m| of all M clients; |D|: the chosen ones' sum.
+    -> params, stats, told: class_means [M,K,d] and counts [M,K], zero for a client that did not
+    take part, and losses {client: loss}.
     Raises FloatingPointError that names the first client with a number that is not finite.
     """
     params, stats, class_means, counts, losses = 0.0, 0.0, {}, {}, {}
@@ -333,20 +330,22 @@ def weighted_mean(updates, chosen, sizes):
         params = params + sizes[m] / total * sent.params.astype(np.float64)
         stats = stats + sizes[m] / total * sent.stats.astype(np.float64)
         class_means[m], counts[m], losses[m] = sent.class_means, sent.counts, sent.loss
-    class_means, counts = (np.stack([rows.get(m, 0 * rows[chosen[0]]) for m in range(len(sizes))])
-                           for rows in (class_means, counts))
-    told = {"class_means": class_means, "counts": counts, "losses": losses}
+    told = {"losses": losses}
+    for name, of_client in ("class_means", class_means), ("counts", counts):
+        absent = np.zeros_like(of_client[chosen[0]])
+        told[name] = np.stack([of_client.get(m, absent) for m in range(len(sizes))])
     return Tensor(params.astype(np.float32)), Tensor(stats.astype(np.float32)), told
-
 
 # ---------------------------------------------------------------- 7. run
 
 def run(clients, tests, cfg, state=None, engine=map, server_round=server_round):
     """Train from state, by default round 0, to round cfg.rounds; yield (state, log) after each.
-    clients: M Clients; tests: {domain: (images, labels)}; server_round: FPL's, or that of another
-    method, as lab/methods has them. It prints nothing. The log is a dict: round, loss (mean over
-    the clients), accuracy {domain: percent}, avg (plain mean over the domains), clusters_per_class
-    [K], seconds, and what server_round tells. Raises FloatingPointError if the training diverges.
+    clients: M Clients; tests: {domain: (images, labels)}; engine: see `server_round`. The log is a
+    dict: round, loss (mean over the clients), accuracy {domain: percent}, avg (plain mean over the
+    domains), clusters_per_class [K], seconds, and what server_round tells. Another method is
+    another server_round, as in lab/methods: (state, clients, cfg, engine) -> a ServerState, whose
+    mask stays False without prototypes, and a dict with at least losses {client: loss}.
+    Raises FloatingPointError if the training diverges.
     """
     state = state or init_state(cfg)
     while state.round < cfg.rounds:
@@ -377,11 +376,10 @@ def init_state(cfg):
     prototypes = Prototypes(clusters, np.zeros(clusters.shape[:2], bool), clusters[:, 0].copy())
     return ServerState(0, joined(weights), joined(stats), prototypes)
 
-
 # ---------------------------------------------------------------- 8. the split, the images
 
 NUM_CLASSES = 10  # K, Sec. 4.1
-PURPOSES = {"init": 1, "split": 2, "participants": 3, "client": 4, "test": 5}  # a part of each seed
+PURPOSES = {"init": 1, "split": 2, "participants": 3, "client": 4, "test": 5}  # "test": in lab/
 
 def stream(cfg, purpose, *which):
     """A random generator for one purpose, round and client: each can be repeated alone."""
@@ -390,8 +388,9 @@ def stream(cfg, purpose, *which):
 def split(train, cfg, published=None, exchange=None):
     """Share each domain out among its clients, at random and without overlap (Sec. 4.1).
     train: {domain: (images [n,32,32,3] uint8, labels [n])} -> the M Clients, domain by domain.
-    published: {domain: images} that cfg.fraction is of, where it is not of n. exchange(mine, rest,
-    labels) may swap a client's indices with free ones. Raises ValueError for too few images.
+    published: {domain: number of images that cfg.fraction is of, instead of n}. exchange(mine,
+    rest, labels) -> mine, rest swaps some of a client's indices with free ones, if it is given.
+    Raises ValueError for too few images.
     """
     clients = []
     for index, (domain, how_many) in enumerate(zip(train, cfg.clients, strict=True)):
@@ -431,7 +430,6 @@ def network_input(images):
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     scaled = (images.astype(np.float32) / np.float32(255) - mean) / std
     return Tensor(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
-
 
 # ---------------------------------------------------------------- 9. the network: ResNet-10
 
@@ -482,18 +480,18 @@ def network(p, s, x):
     p, s: weights and running statistics by name. s is None in training: batch norm then uses the
     batch's own statistics. -> logits [B,K], z [B,d], the statistics that batch norm used [S].
     """
-    x, met = conv_bn(x, p, s, "stem", 1)
+    x, used = conv_bn(x, p, s, "stem", 1)
     x = ops.relu(x)
     for stage, _, _, stride in STAGES:
-        y, met_a = conv_bn(x, p, s, stage + ".a", stride)
-        y, met_b = conv_bn(ops.relu(y), p, s, stage + ".b", 1)
-        met = met + met_a + met_b
+        y, used_a = conv_bn(x, p, s, stage + ".a", stride)
+        y, used_b = conv_bn(ops.relu(y), p, s, stage + ".b", 1)
+        used = used + used_a + used_b
         if stride != 1:
-            x, met_shortcut = conv_bn(x, p, s, stage + ".shortcut", stride)
-            met = met + met_shortcut
+            x, used_shortcut = conv_bn(x, p, s, stage + ".shortcut", stride)
+            used = used + used_shortcut
         x = ops.relu(x + y)
     z = x.mean((2, 3))
-    return ops.matmul(z, p["linear.weight"].T) + p["linear.bias"], z, ops.cat(met)
+    return ops.matmul(z, p["linear.weight"].T) + p["linear.bias"], z, ops.cat(used)
 
 def conv_bn(x, p, s, name, stride):
     """Convolution, then batch norm. x [B,c_in,h,w] -> [B,c_out,h',w'], (mean, variance) [c_out]."""
@@ -510,8 +508,9 @@ def conv_bn(x, p, s, name, stride):
     n = x.shape[0] * x.shape[2] * x.shape[3]
     return y, (mean, variance * (n / (n - 1)))  # a running variance is the unbiased one
 
-# Logarithms are taken in float64. MindSpore's float32 log rounds one way in the vectorised part of
-# a tensor and another way in the rest, and where it cuts a tensor depends on its clock.
+# Logarithms are taken in float64, so that a run repeats to the bit. MindSpore's float32 log rounds
+# one way in the vectorised part of a tensor and another way in the rest, and where it cuts a tensor
+# between its threads depends on how fast it was before.
 
 def cross_entropy(logits, labels):
     """-log softmax(logits) at the label. logits [B,K], labels [B] -> [B]."""
@@ -523,7 +522,7 @@ def logsumexp(x):
 
 def softplus(x):
     """log(1 + e^x), right where it is tiny: MindSpore's own softplus and log1p are 0 below -17."""
-    small = ops.exp(ops.where(x > 0, -x, x))  # not abs, whose gradient at 0 is 0; here it is 0.5
+    small = ops.exp(ops.where(x > 0, -x, x))  # with -abs(x) the gradient at 0 would not be 0.5
     return ops.where(x > 0, x, 0.0) + 2 * ops.atanh(small / (2 + small))  # = log(1 + small)
 
 def unit(x):
@@ -531,7 +530,6 @@ def unit(x):
     square = (x * x).sum(-1, keepdims=True)
     nonzero = square > 0
     return ops.where(nonzero, x / ops.sqrt(ops.where(nonzero, square, 1.0)), 0.0)
-
 
 @ms.enable_dynamic(x=ANY_BATCH)
 @ms.jit
@@ -541,7 +539,7 @@ def predict_batch(params, stats, x, p_shapes, s_shapes):
 
 def predict(params, stats, images):
     """The network in evaluation mode. images [n,32,32,3] uint8 -> logits [n,K], z [n,d], NumPy."""
-    width = len(stats) // sum(math.prod(shape) for _, shape in stat_shapes(1))
+    width = len(stats) // sum(math.prod(shape) for _, shape in stat_shapes(1))  # as S grows with it
     shapes = param_shapes(width), stat_shapes(width)
     outputs = []
     for start in range(0, len(images), 128):

@@ -54,8 +54,8 @@ def class_prototypes(z, labels, num_classes):
 def cluster_prototypes(class_means, counts, partition):
     """Eq. 4-5: per class, FINCH over its holders' means, then the mean of each cluster.
 
-    -> {class: [prototype, ...]}, in the order of the lowest client of each cluster; a class that
-    nobody holds is not a key.
+    -> {class: [prototype, ...]}, in the order of the lowest client
+    of each cluster; a class that nobody holds is not a key.
     """
     ragged = {}
     for k in range(len(counts[0])):

@@ -12,25 +12,25 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-# One thread is as fast as two on networks this small, and a busy neighbour does not make the suite
-# ten times slower.
+# One thread is as fast as two on networks this small,
+# and a busy neighbour does not make the suite ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Each of pytest-xdist's workers has a core of its own, and so has all that it starts: MindSpore's
-# threads wait by spinning.
+# Each of pytest-xdist's workers has a core of its own,
+# and so has all that it starts: MindSpore's threads wait by spinning.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 # fpl.py sets it too, but some test files import MindSpore before
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
-# tests/ for draws.py and the like. The root comes before it, and before what is installed: the
-# package finch-clust is imported as `finch` too.
+# tests/ for draws.py and the like. The root comes before it, and before
+# what is installed: the package finch-clust is imported as `finch` too.
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-# MindSpore prepares every operator for every new shape, so the first examples are slow: there is
-# no deadline, and no complaint.
+# MindSpore prepares every operator for every new shape,
+# so the first examples are slow: there is no deadline, and no complaint.
 common = {
     "deadline": None,
     "print_blob": True,

@@ -1,8 +1,8 @@
 """What the tests draw.
 
-Hypothesis draws structure; the many numbers come from a generator whose seed it draws. The shapes
-are few, because MindSpore prepares its operators anew for each: the smallest, odd ones, the d of
-the paper.
+Hypothesis draws structure; the many numbers come from a generator whose seed it draws.
+The shapes are few, because MindSpore prepares its operators
+anew for each: the smallest, odd ones, the d of the paper.
 """
 
 from typing import NamedTuple

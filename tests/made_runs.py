@@ -81,8 +81,8 @@ def write_run(
 ):
     """A run's config.json, rounds.csv and, where they are given, clusters.csv and diverged.txt.
 
-    accuracies: of each round, domain -> percent; clusters: of each round, rows as cluster_rows
-    gives them.
+    accuracies: of each round, domain -> percent; clusters:
+    of each round, rows as cluster_rows gives them.
     """
     os.makedirs(folder)
     about = {

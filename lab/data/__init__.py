@@ -9,6 +9,6 @@
     standin.py  digits for a machine without files
     fetch.py    `./run.sh fetch`: the published digit files
 
-Every reader distrusts its file: it checks sizes before it allocates, and says which file is wrong
-and what was wanted.
+Every reader distrusts its file: it checks sizes before it allocates,
+and says which file is wrong and what was wanted.
 """

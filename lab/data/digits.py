@@ -91,8 +91,8 @@ def read_idx(path, dims):
 
 # -- USPS
 
-# Python's float takes more than this, 1_0 for one. Each text fits in one way only, so that a
-# failure takes no longer.
+# Python's float takes more than this, 1_0 for one.
+# Each text fits in one way only, so that a failure takes no longer.
 NUMBER = rb"[-+]?(?:[0-9]+(?:\.[0-9]*)?(?:e[-+]?[0-9]+)?|\.[0-9]+|inf|nan)"
 USPS_LINE = re.compile(rb"\s*" + NUMBER + rb"(?:\s+[0-9.]+:" + NUMBER + rb")*\s*", re.IGNORECASE)
 USPS_INDICES = [b"%d" % i for i in range(1, 257)]
@@ -104,8 +104,8 @@ def read_usps(path):
     try:
         with (bz2.open if path.suffix.lower() == ".bz2" else open)(path, "rb") as file:
             read = 0
-            # A published line has about 2,200 bytes; the bound keeps a damaged file from being one
-            # endless line.
+            # A published line has about 2,200 bytes;
+            # the bound keeps a damaged file from being one endless line.
             for number, line in enumerate(iter(lambda: file.readline(1 << 15), b""), 1):
                 label, values = usps_line(line, path, number)
                 read += len(line)

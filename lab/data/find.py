@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lab.shell.errors import InputError
 
-# domain -> places below the data folder, most specific first; then what one place must hold, where
-# "a|b" is either name
+# domain -> places below the data folder, most specific first;
+# then what one place must hold, where "a|b" is either name
 DIGITS = {
     "mnist": (
         ("mnist/raw", "mnist", "raw", ""),

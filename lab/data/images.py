@@ -26,8 +26,8 @@ def to_square(image):
 def to_squares(images):
     """Grey images [n,h,w] uint8 -> [n,32,32,3], 20 times faster than to_square for each.
 
-    The same values up to 32 a side; larger ones, which no published set has, may be rounded
-    otherwise.
+    The same values up to 32 a side; larger ones,
+    which no published set has, may be rounded otherwise.
     """
     squares = np.empty((len(images), SIDE, SIDE, 3), np.uint8)
     for start in range(0, len(images), 256):
@@ -51,8 +51,8 @@ def decode(content):
     A rotation that EXIF asks for is left alone, as in torchvision.
     """
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        # A photo has hardly less than a bit for three pixels; the constant leaves room for small
-        # files of a single shade.
+        # A photo has hardly less than a bit for three pixels;
+        # the constant leaves room for small files of a single shade.
         most = min(24 * len(content) + (1 << 22), 1 << 26)
         if image.width * image.height > most or max(image.size) > LARGEST_SIDE:
             raise ValueError(
@@ -74,8 +74,8 @@ def read_image(path):
     try:
         if path.stat().st_size > LARGEST["picture"]:
             raise ValueError(f"{path.stat().st_size} bytes, wanted at most {LARGEST['picture']}")
-        # Read whole, because Pillow asks an open file for as many bytes as a damaged header
-        # promises.
+        # Read whole, because Pillow asks an open file
+        # for as many bytes as a damaged header promises.
         content = path.read_bytes()
         with warnings.catch_warnings():
             # They are about what Pillow can do without, or what is refused anyway.

@@ -42,8 +42,8 @@ MATRIX, PACKED = 14, 15
 def read_mat(path):
     """Its variables: name (bytes) -> array with its axes reversed.
 
-    Raises InputError if it is too large, ValueError, TypeError, struct.error or zlib.error if it
-    is damaged.
+    Raises InputError if it is too large, ValueError,
+    TypeError, struct.error or zlib.error if it is damaged.
     """
     check_size(path, "MATLAB")
     with open(path, "rb") as file:

@@ -28,8 +28,8 @@ def load_office(folder):
     train, tests = {}, {}
     for domain, (path,) in found.items():
         images, labels = read_class_folders(path, OBJECTS)
-        # Sec. 4.1 names no files; the last two of every ten over a whole domain give its 224, 190,
-        # 58 and 30 test images.
+        # Sec. 4.1 names no files; the last two of every ten
+        # over a whole domain give its 224, 190, 58 and 30 test images.
         is_test = np.arange(len(labels)) % 10 >= 8
         train[domain] = images[~is_test], labels[~is_test]
         tests[domain] = images[is_test], labels[is_test]
@@ -40,9 +40,9 @@ def load_office(folder):
 def one_of_each_class(mine, rest, labels):
     """Swap images between mine and rest so that mine has each class of which rest has an image.
 
-    mine, rest: shuffled indices into labels. The client's most frequent class gives up an image.
-    The released code does the same for Office, but from the images of all clients, so that two may
-    hold the same one.
+    mine, rest: shuffled indices into labels. The client's most frequent
+    class gives up an image. The released code does the same for Office,
+    but from the images of all clients, so that two may hold the same one.
     """
     mine, rest = mine.copy(), rest.copy()
     for k in range(len(OBJECTS)):

@@ -1,8 +1,8 @@
 """The digits for a machine without files and without a network, wherever shown said to be such.
 
-Real MNIST images and optdigits from installed packages; house numbers and synthetic digits drawn
-with Pillow from the fonts that matplotlib ships, the same ones each time. Accuracies on them are
-not the paper's.
+Real MNIST images and optdigits from installed packages; house numbers
+and synthetic digits drawn with Pillow from the fonts that matplotlib ships,
+the same ones each time. Accuracies on them are not the paper's.
 """
 
 import colorsys

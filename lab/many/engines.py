@@ -89,9 +89,9 @@ def opened(name, workers=None):
         where = {"address": os.environ.get("RAY_ADDRESS", "local")}
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if where["address"] == "local":
-            # Told to be 127.0.0.1, Ray listens on every address of the machine. This switch, which
-            # it has for macOS, keeps it on the loopback; the token keeps other users out. It reads
-            # both when it is imported.
+            # Told to be 127.0.0.1, Ray listens on every address of the machine.
+            # This switch, which it has for macOS, keeps it on the loopback;
+            # the token keeps other users out. It reads both when it is imported.
             token = os.environ.get("RAY_AUTH_TOKEN") or os.urandom(32).hex()
             os.environ.update(
                 RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token

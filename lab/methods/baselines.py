@@ -8,7 +8,7 @@ MOON), those of a public fork of its code (FedOPT's lr, FedProto's weight), else
 own paper. None is tuned.
 
 A local loss is given the weights by name, a batch, and what the method sends to the client:
-loss(p, x, labels, *received, *constants) -> scalar, z [B,d], statistics that batch norm met [S].
+loss(p, x, labels, *received, *constants) -> scalar, z [B,d], batch norm's statistics [S].
 """
 
 from collections.abc import Callable
@@ -52,15 +52,15 @@ def local_training(state, client, rng, cfg, loss, constants, received):
     sgd = fpl.tensors(cfg.lr, cfg.momentum, cfg.weight_decay)
     losses = []
     for _ in range(cfg.local_epochs):
-        met = []
+        features = []
         for images, labels in fpl.batches(client, cfg, rng):
             batch = fpl.network_input(images), Tensor(labels)
             params, velocity, stats, value, z = step(
                 params, velocity, stats, *batch, *sgd, *received
             )
             losses.append(value)
-            met.append((z, labels))
-    class_means, counts = fpl.local_prototypes(params, stats, client, met, cfg)
+            features.append((z, labels))
+    class_means, counts = fpl.local_prototypes(params, stats, client, features, cfg)
     value = float(np.mean([*map(float, losses)]))
     return fpl.ClientUpdate(params, stats, class_means, counts, value)
 
@@ -114,8 +114,8 @@ def checked(vector):
 
 def cross_entropy_and_features(p, x, labels):
     """The part that all local losses share: CE [B] of each image, z [B,d], statistics [S]."""
-    logits, z, met = fpl.network(p, None, x)
-    return fpl.cross_entropy(logits, labels), z, met
+    logits, z, batch_stats = fpl.network(p, None, x)
+    return fpl.cross_entropy(logits, labels), z, batch_stats
 
 
 def vector_of(p):
@@ -124,15 +124,15 @@ def vector_of(p):
 
 
 # ---- FedAvg
-# McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep
-# Networks from Decentralized Data", AISTATS 2017, Alg. 1: T epochs of SGD on CE, then the mean
-# weighted by n_m / n.
+# McMahan, Moore, Ramage, Hampson, Aguera y Arcas,
+# "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+# AISTATS 2017, Alg. 1: T epochs of SGD on CE, then the mean weighted by n_m / n.
 
 
 def fedavg_loss(p, x, labels):
     """CE."""
-    ce, z, met = cross_entropy_and_features(p, x, labels)
-    return ce.mean(), z, met
+    ce, z, batch_stats = cross_entropy_and_features(p, x, labels)
+    return ce.mean(), z, batch_stats
 
 
 def fedavg_round(state, clients, cfg, engine=map):
@@ -156,8 +156,8 @@ def proximal_term(params, start, mu):
 
 def fedprox_loss(p, x, labels, start, mu):
     """CE and the proximal term."""
-    ce, z, met = cross_entropy_and_features(p, x, labels)
-    return ce.mean() + proximal_term(vector_of(p), start, mu), z, met
+    ce, z, batch_stats = cross_entropy_and_features(p, x, labels)
+    return ce.mean() + proximal_term(vector_of(p), start, mu), z, batch_stats
 
 
 def fedprox(mu=0.01):
@@ -201,14 +201,14 @@ def moon_loss(
     p, x, labels, server, server_stats, before, before_stats, mu, temperature, p_shapes, s_shapes
 ):
     """CE and the contrast; server, before: params [P], each with its stats [S]."""
-    ce, z, met = cross_entropy_and_features(p, x, labels)
+    ce, z, batch_stats = cross_entropy_and_features(p, x, labels)
     term = moon_term(
         z,
         reference_features(server, server_stats, x, p_shapes, s_shapes),
         reference_features(before, before_stats, x, p_shapes, s_shapes),
         temperature,
     )
-    return ce.mean() + mu * term, z, met
+    return ce.mean() + mu * term, z, batch_stats
 
 
 def moon(mu=5.0, temperature=0.5):
@@ -257,8 +257,8 @@ def dynamic_term(p, start, h, alpha):
 
 def feddyn_loss(p, x, labels, start, h, alpha):
     """CE and the dynamic regulariser."""
-    ce, z, met = cross_entropy_and_features(p, x, labels)
-    return ce.mean() + dynamic_term(p, start, h, alpha), z, met
+    ce, z, batch_stats = cross_entropy_and_features(p, x, labels)
+    return ce.mean() + dynamic_term(p, start, h, alpha), z, batch_stats
 
 
 def feddyn(alpha=0.1):
@@ -369,9 +369,9 @@ FPL_GLOBAL = Method("fpl-global", fpl_global_round, {})
 
 def fedproc_loss(p, x, labels, prototypes, known, a, tau):
     """(1 - a) * CE + a * the contrast with the global prototypes [K,d]."""
-    ce, z, met = cross_entropy_and_features(p, x, labels)
+    ce, z, batch_stats = cross_entropy_and_features(p, x, labels)
     contrast = fpl.cpcl_loss(z, labels, prototypes.expand_dims(1), known.expand_dims(1), tau)
-    return (ops.where(known[labels], 1 - a, 1.0) * ce).mean() + a * contrast, z, met
+    return (ops.where(known[labels], 1 - a, 1.0) * ce).mean() + a * contrast, z, batch_stats
 
 
 def fedproc(tau=1.0):
@@ -396,8 +396,8 @@ def fedproc(tau=1.0):
 
 def fedproto_loss(p, x, labels, prototypes, known, weight):
     """CE and the distance to the global prototypes [K,d]."""
-    ce, z, met = cross_entropy_and_features(p, x, labels)
-    return ce.mean() + weight * fpl.upcr_loss(z, labels, prototypes, known, "mean"), z, met
+    ce, z, batch_stats = cross_entropy_and_features(p, x, labels)
+    return ce.mean() + weight * fpl.upcr_loss(z, labels, prototypes, known, "mean"), z, batch_stats
 
 
 def fedproto(weight=1.0):

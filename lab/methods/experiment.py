@@ -1,7 +1,7 @@
 """Several variants on the same terms, for the commands `compare` and `ablate`.
 
-A run is a variant and a seed. All runs of a seed have the same split, the same initial weights and
-the same budget.
+A run is a variant and a seed. All runs of a seed have the same split,
+the same initial weights and the same budget.
 
     runs/NAME/config.json             what the runs share: command, config (without the seed),
                                       sources, versions
@@ -11,9 +11,9 @@ the same budget.
     runs/NAME/<variant>/seed-<s>.part a run that is under way, or was interrupted: the next call
                                       goes on with it
 
-The same command again goes on where the last one stopped. In several terminals at once, each call
-takes the runs that no other has; that gains nothing unless each has OMP_NUM_THREADS=1 and a core
-of its own (taskset).
+The same command again goes on where the last one stopped.
+In several terminals at once, each call takes the runs that no other has;
+that gains nothing unless each has OMP_NUM_THREADS=1 and a core of its own (taskset).
 """
 
 import contextlib

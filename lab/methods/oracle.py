@@ -1,7 +1,7 @@
 """The mathematics of the other methods (baselines.py) again, slowly, as oracle_np.py has FPL's.
 
-A network is a dict name -> array. What a method adds up round by round is here one sum over all
-its rounds.
+A network is a dict name -> array. What a method adds
+up round by round is here one sum over all its rounds.
 """
 
 import math
@@ -151,8 +151,8 @@ def fedproc_weight(number, rounds):
 def fedproc_loss(logits, z, labels, prototypes, tau, a):
     """a GPC + (1 - a) CE, and CE alone for an unknown class; the mean over the batch.
 
-    GPC is cross-entropy over cos(z, prototype) / tau of the known classes, prototypes
-    {class: [d]}.
+    GPC is cross-entropy over cos(z, prototype) / tau
+    of the known classes, prototypes {class: [d]}.
     """
     costs = []
     for scores, row, k in zip(logits, z, map(int, labels)):

@@ -8,8 +8,8 @@ the bound lies within the median's error; "noisy" where the error or the others'
 to trust. A core that others keep busy slows MindSpore's threads many times over, so the machine
 should do nothing else.
 
-Images are random: a step takes as long with any. No file of images is read; a run reads them once,
-before its first round.
+Images are random: a step takes as long with any.
+No file of images is read; a run reads them once, before its first round.
 """
 
 import argparse
@@ -294,8 +294,8 @@ def peak_memory():
 def peak_of_round(clients, width, images):
     """Train one round of that many clients in this process -> its peak memory in MiB.
 
-    Prototypes "running": the features of training are used, so that a turn takes one short step
-    and no prediction.
+    Prototypes "running": the features of training are used,
+    so that a turn takes one short step and no prediction.
     """
     cfg = one_epoch(width, clients, batch_size=images, prototypes_from="running")
     fpl.server_round(fpl.init_state(cfg), made_clients([images] * clients), cfg)

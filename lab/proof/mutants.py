@@ -1,17 +1,17 @@
 """Mutation testing: faults are put into the mathematics one at a time; the tests must notice each.
 
-cosmic-ray makes the mutants and keeps the session; this file runs the tests on each and reads the
-outcome. mutants.toml says which functions are mutated, which tests each of them gets, and why a
-survivor is left.
+cosmic-ray makes the mutants and keeps the session; this file runs the tests
+on each and reads the outcome. mutants.toml says which functions are mutated,
+which tests each of them gets, and why a survivor is left.
 
 A mutant lies in a copy of the project in a temporary folder. Its tests run in a fork of this
 process, which imports MindSpore but never runs an operator of it (a fork after one hangs): as fresh
 as a new process, without the 3 s of imports. Tests stop at the first failure and shrink nothing
 (profile "mutants" in tests/conftest.py).
 
-What a result rests on decides how long it is kept in runs/mutants/: a module that changes has its
-mutants made and run anew; a survivor is run again when its tests change; a killed mutant stays
-killed until --fresh.
+What a result rests on decides how long it is kept in runs/mutants/:
+a module that changes has its mutants made and run anew;
+a survivor is run again when its tests change; a killed mutant stays killed until --fresh.
 """
 
 import argparse
@@ -307,8 +307,8 @@ def baseline(folder, module, tests):
     if outcome.how != "survived":
         raise InputError(f"the tests fail on the program as it is: {outcome.by}; mend that first")
     for left in (folder / module).parent.joinpath("__pycache__").glob(f"{Path(module).stem}.*"):
-        # Or Python would take it for the mutant's, where both are equally long and were written in
-        # one tick of the clock.
+        # Or Python would take it for the mutant's,
+        # where both are equally long and were written in one tick of the clock.
         left.unlink()
     return int(10 + 4 * outcome.seconds)
 

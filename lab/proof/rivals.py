@@ -70,10 +70,10 @@ class ResNet10(nn.Cell):
 
 
 def eager_step(batch):
-    """A call that makes one more step of the cell, operator by operator -> the loss, twice:
-    what a step gives, and what to wait for.
+    """A call that makes one more step of the cell, operator by operator -> the loss twice.
 
-    Batch, loss and first weights are those of the compiled step.
+    It is what a step gives, and what to wait for. Batch, loss and first
+    weights are those of the compiled step.
     """
     cell = ResNet10(batch.cfg.width).set_train()
     weights = fpl.views(batch.state.params, fpl.param_shapes(batch.cfg.width)).values()
@@ -105,7 +105,7 @@ def eager_step(batch):
 
 
 def torch_step(batch):
-    """A call that makes one more step of the same network and loss in PyTorch -> the loss, twice."""
+    """A call that makes one more step of the same network and loss in PyTorch -> the loss twice."""
     import torch
     from torch.nn import functional as F
 

@@ -78,8 +78,8 @@ def clock():
     """
     mine = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
-    # user, nice, system, idle, waiting for the disk, two kinds of interrupts, stolen by other
-    # virtual machines
+    # user, nice, system, idle, waiting for the disk,
+    # two kinds of interrupts, stolen by other virtual machines
     ticks = sum(sum(map(int, line[1:4] + line[6:9])) for line in lines if line[0] in mine)
     return time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
 

@@ -2,8 +2,8 @@
 
 Each function returns (Figure, what it shows), or None without data.
 
-A line or bar is a mean over seeds; a band reaches from the lowest to the highest seed, a dot is one
-seed.
+A line or bar is a mean over seeds; a band reaches
+from the lowest to the highest seed, a dot is one seed.
 """
 
 import math

@@ -114,8 +114,8 @@ def save(folder, state, record):
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     about = {"round": state.round, "facts": facts(record)}
     about["sha256"] = digest(arrays, about)
-    # One entry of metadata, because safetensors writes several in an order that changes from
-    # process to process.
+    # One entry of metadata, because safetensors writes several
+    # in an order that changes from process to process.
     metadata = {"fpl": json.dumps(about)}
     write_whole(
         f"{folder}/{FILE}", lambda part: safetensors.numpy.save_file(arrays, part, metadata)

@@ -99,8 +99,8 @@ def unit(x):
 def scene(domains, class_means, counts, clusters, mask, unbiased):
     """The Scene of a round.
 
-    domains: M names, class_means [M,K,d], counts [M,K], clusters [K,J,d], mask [K,J],
-    unbiased [K,d].
+    domains: M names, class_means [M,K,d], counts [M,K],
+    clusters [K,J,d], mask [K,J], unbiased [K,d].
     """
     counts, mask = np.asarray(counts), np.asarray(mask)
     if counts.shape[0] != len(domains):
@@ -121,8 +121,8 @@ def scene(domains, class_means, counts, clusters, mask, unbiased):
 def read_array(archive, name):
     """An array of an npz file as np.savez writes it; never unpickles. Raises ValueError and such.
 
-    It stands in place of np.load, which allocates what an array's header promises before it looks
-    whether the file has it.
+    It stands in place of np.load, which allocates what an
+    array's header promises before it looks whether the file has it.
     """
     if archive.getinfo(f"{name}.npy").compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is packed")

@@ -89,8 +89,8 @@ PRESETS = {  # --as
         "augment": "crop-flip",
     },
 }
-# Without --paper: what ends within 6 minutes on 2 cores. There are fewer steps than in the paper,
-# hence the larger lr.
+# Without --paper: what ends within 6 minutes on 2 cores.
+# There are fewer steps than in the paper, hence the larger lr.
 QUICK = {
     "digits": {"rounds": 10, "local_epochs": 2, "width": 8, "lr": 0.02, "test_images": 1000},
     "office": {"rounds": 15, "local_epochs": 4, "width": 8, "lr": 0.02},

@@ -69,8 +69,8 @@ def interrupter():
 
 def as_program(main):
     """End the process with main's exit status."""
-    # With 0, 1 or 2 closed (`>&-`), the next file that is opened takes the number, and MindSpore's
-    # log would go into it.
+    # With 0, 1 or 2 closed (`>&-`), the next file that is opened takes the number,
+    # and MindSpore's log would go into it.
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(number)

@@ -41,9 +41,8 @@ from lab.run.settings import complete, parse, settings_parser
 from lab.shell.errors import InputError
 
 SECONDS = 5  # of the processor, for one file of a few kilobytes; a valid one takes milliseconds
-# bytes of memory for each byte of content: an IDX picture of 16 x 16 becomes 32 x 32 x 3, which
-# is 12 times as much, and
-# its own bytes are held too, in a buffer that grows by an eighth
+# bytes of memory for each byte of content: an IDX picture of 16 x 16 becomes 32 x 32 x 3,
+# which is 12 times as much, and its own bytes are held too, in a buffer that grows by an eighth
 FACTOR = 14
 CONSTANT = (
     1 << 22
@@ -214,8 +213,8 @@ def resident(kind):
 
 @contextlib.contextmanager
 def bounded(memory, resident_memory):
-    """What runs within takes no more bytes than memory of Python's and resident_memory of the
-    machine's, nor SECONDS.
+    """What runs within takes no more bytes than memory
+    of Python's and resident_memory of the machine's, nor SECONDS.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
@@ -235,8 +234,8 @@ def bounded(memory, resident_memory):
 
 
 def pixels_at_most(size):
-    """The bytes that Pillow takes for a picture: each pixel 4 when decoded, 4 as RGBA, 4 as RGB, 4
-    for a row pass.
+    """The bytes that Pillow takes for a picture:
+    each pixel 4 when decoded, 4 as RGBA, 4 as RGB, 4 for a row pass.
     """
     return 16 * (24 * size + (1 << 22))
 
@@ -271,7 +270,7 @@ def test_a_damaged_file_gives_images_or_one_line(what, drawn, tmp_path_factory):
 
 
 @pytest.mark.parametrize("what", FILES)
-def test_the_files_that_are_damaged_here_are_good_before(what, tmp_path):
+def test_files_damaged_here_are_good_before(what, tmp_path):
     name, valid, pack = FILES[what]
     (tmp_path / name).write_bytes(pack(valid))
     if what in ("mat of version 4", "TIFF F"):
@@ -315,7 +314,8 @@ def test_what_a_header_promises_is_not_allocated(what, tmp_path):
         ("train_32x32.mat", 1 << 30),
     ],
 )
-def test_a_sparse_file_which_takes_no_disk_takes_no_memory(name, size, tmp_path):
+def test_a_sparse_file_takes_no_memory(name, size, tmp_path):
+    """A sparse file takes no disk, and what is made of it takes no memory."""
     (tmp_path / name).touch()
     os.truncate(tmp_path / name, size)
     with bounded(CONSTANT, 1 << 24), pytest.raises(InputError):
@@ -535,7 +535,8 @@ def show(folder):
     )
 
 
-def test_a_refusal_is_one_line_though_what_it_quotes_has_several(left):
+def test_a_refusal_is_one_line_whatever_it_quotes(left):
+    """It is one line though what it quotes has several."""
     config = json.loads(left[1]["config.json"]) | {"variant": "a\r\nb\u2028c"}
     folder = restored(left, "config.json", json.dumps(config).encode())
     with pytest.raises(InputError, match="was made with variant a b c, this call has None"):
@@ -544,7 +545,8 @@ def test_a_refusal_is_one_line_though_what_it_quotes_has_several(left):
 
 @given(drawn=st.data())
 @example(drawn=DEEP)
-def test_a_spoiled_config_is_read_or_refused_in_one_line(left, drawn):
+def test_a_spoiled_config_is_read_or_one_line(left, drawn):
+    """What is not read is refused in one line."""
     content = DEEP if drawn is DEEP else drawn.draw(spoiled_json(left[1]["config.json"]))
     folder = restored(left, "config.json", content)
     run = one_line_or(read_run, folder)
@@ -557,7 +559,8 @@ def test_a_spoiled_config_is_read_or_refused_in_one_line(left, drawn):
 
 @pytest.mark.parametrize("name", ["rounds.csv", "clusters.csv"])
 @given(drawn=st.data())
-def test_a_spoiled_table_is_read_or_refused_in_one_line(name, left, drawn):
+def test_a_spoiled_table_is_read_or_one_line(name, left, drawn):
+    """What is not read is refused in one line."""
     content = drawn.draw(spoiled_csv(left[1][name]))
     folder = restored(left, name, content)
     run = one_line_or(read_run, folder)
@@ -583,7 +586,8 @@ def test_a_spoiled_table_is_read_or_refused_in_one_line(name, left, drawn):
         ("clusters.csv", b"1,0,0,5", b"9" * 5000 + b",0,0,5"),
     ],
 )
-def test_a_value_that_no_run_writes_is_refused_in_one_line(name, old, new, left):
+def test_values_that_no_run_writes_are_one_line(name, old, new, left):
+    """Each is refused in one line."""
     assert old in left[1][name]
     folder = restored(left, name, left[1][name].replace(old, new, 1))
     assert one_line_or(read_run, folder) is None
@@ -705,7 +709,8 @@ SPOILED = [
     "name, change, words", SPOILED, ids=[f"{name} {i}" for i, (name, *_) in enumerate(SPOILED)]
 )
 @pytest.mark.filterwarnings("error")
-def test_a_report_with_all_its_pictures_comes_or_one_line(name, change, words, left, capsys):
+def test_all_pictures_or_one_line_come(name, change, words, left, capsys):
+    """A report comes with all its pictures, or one line comes."""
     folder = restored(left, name, change(left[1][name]))
     assert report.main([folder]) == (2 if words else 0)
     err = capsys.readouterr().err
@@ -734,7 +739,8 @@ def test_what_is_read_can_be_drawn_too(name, spoil, left, drawn):
 
 @given(drawn=st.data())
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_spoiled_prototypes_are_read_or_refused_in_one_line(left, drawn):
+def test_spoiled_prototypes_are_read_or_one_line(left, drawn):
+    """What is not read is refused in one line."""
     folder = restored(left, "prototypes.npz", drawn.draw(damaged(left[1]["prototypes.npz"])))
     run = read_run(folder)
     scene = one_line_or(charts.read_scene, f"{folder}/prototypes.npz", report.client_domains(run))
@@ -778,7 +784,8 @@ def test_spoiled_prototypes_are_read_or_refused_in_one_line(left, drawn):
     ],
     ids=lambda change: " ".join(f"{name} {list(value.shape)}" for name, value in change.items()),
 )
-def test_prototypes_that_no_run_writes_are_refused_in_one_line(change, left):
+def test_prototypes_that_no_run_writes_are_one_line(change, left):
+    """They are refused in one line."""
     with np.load(io.BytesIO(left[1]["prototypes.npz"])) as arrays:
         spoiled = {**arrays, **change}
     file = io.BytesIO()
@@ -794,7 +801,7 @@ class Trap:
         return os.mkdir, ("trapped",)
 
 
-def test_a_pickle_within_prototypes_is_refused_and_never_run(left, tmp_path, monkeypatch):
+def test_pickles_within_prototypes_are_refused_and_never_run(left, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder, files = left
     with np.load(io.BytesIO(files["prototypes.npz"])) as arrays:
@@ -807,8 +814,8 @@ def test_a_pickle_within_prototypes_is_refused_and_never_run(left, tmp_path, mon
 
 
 def packed_prototypes():
-    """A billion numbers in a megabyte, as np.savez_compressed would write them, and as an array's
-    header may promise them.
+    """A billion numbers in a megabyte, as np.savez_compressed
+    would write them, and as an array's header may promise them.
     """
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(
@@ -833,7 +840,8 @@ def test_prototypes_that_promise_a_billion_numbers_allocate_none(left):
 
 
 @given(drawn=st.data())
-def test_a_spoiled_state_is_the_same_or_refused_in_one_line(left, drawn):
+def test_a_spoiled_state_is_the_same_or_refused(left, drawn):
+    """A refusal is one line."""
     folder = restored(left, checkpoint.FILE, drawn.draw(damaged(left[1][checkpoint.FILE])))
     state = one_line_or(checkpoint.load, folder, RECORD)
     if state:
@@ -843,10 +851,9 @@ def test_a_spoiled_state_is_the_same_or_refused_in_one_line(left, drawn):
         )
 
 
-def test_no_single_byte_of_what_a_state_says_of_itself_can_be_changed(left):
-    """The header names the round; a state that passes for one of another round would be trained on
-    from there.
-    """
+def test_no_byte_of_a_states_header_can_change(left):
+    """No single byte of what a state says of itself can be changed. The header names the round;
+    a state that passes for one of another round would be trained on from there."""
     valid = left[1][checkpoint.FILE]
     start = valid.index(b"round")
     for at in range(start, start + 100):

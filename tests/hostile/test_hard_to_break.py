@@ -154,8 +154,8 @@ POSTSCRIPT = (
 )
 BIG = np.zeros((40_000, 28, 28), np.uint8)  # 31 MB, which gzip packs into 30 kB
 
-# what there is, how it is made of a good copy, the words that must come or what the training sets
-# must be
+# what there is, how it is made of a good copy,
+# the words that must come or what the training sets must be
 DIGIT_FILES = [
     # -- IDX
     (
@@ -742,7 +742,7 @@ OFFICE_FOLDERS = [
 @pytest.mark.parametrize(
     "spoil, words", [row[1:] for row in OFFICE_FOLDERS], ids=[row[0] for row in OFFICE_FOLDERS]
 )
-def test_folders_of_photos_give_all_images_or_one_line(spoil, words, tmp_path, monkeypatch, capsys):
+def test_photo_folders_give_all_images_or_one_line(spoil, words, tmp_path, monkeypatch, capsys):
     spoil(write_office(tmp_path, count=1))
     status, result = loaded(["office", "--data", str(tmp_path)], monkeypatch)
     if words:
@@ -796,9 +796,8 @@ RIGHTS = [  # what may not be read, the words that must come
 
 
 @pytest.mark.parametrize("name, words", RIGHTS, ids=[row[0] for row in RIGHTS])
-def test_what_may_not_be_read_is_named_in_one_line(
-    name, words, good, open_folder, monkeypatch, capsys
-):
+def test_what_may_not_be_read_is_one_line(name, words, good, open_folder, monkeypatch, capsys):
+    """The line names it."""
     folder = shutil.copytree(good, open_folder / "data")
     os.chmod(folder, 0o755)
     os.chmod(folder / name, 0)
@@ -883,9 +882,10 @@ def tree(root):
 @pytest.mark.parametrize(
     "arguments, make, words", [row[1:] for row in PLACES], ids=[row[0] for row in PLACES]
 )
-def test_places_that_cannot_be_used_are_named_in_one_line(
+def test_places_that_cannot_be_used_are_one_line(
     arguments, make, words, good, tmp_path, monkeypatch, capsys
 ):
+    """The line names the place."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good").symlink_to(good)
     make(tmp_path)
@@ -911,7 +911,8 @@ def test_a_folder_numbered_with_zeros_is_found_again(command, tmp_path):
     assert command("--resume") == 0 and os.listdir(tmp_path / "runs") == ["digits-007"]
 
 
-def test_a_run_without_one_of_its_files_is_not_repeated_in_vain(command, capsys):
+def test_a_run_lacking_a_file_is_not_repeated(command, capsys):
+    """A run without one of its files is not repeated in vain."""
     assert command("--name", "n") == 0
     os.remove("runs/n/prototypes.npz")
     capsys.readouterr()
@@ -933,9 +934,8 @@ IN_THE_WAY = [
 
 
 @pytest.mark.parametrize("name", IN_THE_WAY)
-def test_a_folder_in_the_place_of_a_file_is_one_line_and_the_run_goes_on_without_it(
-    name, command, tmp_path, capsys
-):
+def test_folders_in_files_places_are_one_line(name, command, tmp_path, capsys):
+    """The run goes on without that file."""
     assert command("--name", "whole") == 0
     os.makedirs(f"runs/n/{name}")
     if name != "config.json.part":
@@ -954,7 +954,8 @@ def test_a_folder_in_the_place_of_a_file_is_one_line_and_the_run_goes_on_without
 
 
 @pytest.mark.parametrize("number", ["digits-1", "digits-2"])
-def test_a_link_to_nowhere_takes_no_run_and_its_number_is_left_out(number, command):
+def test_a_link_to_nowhere_takes_no_run(number, command):
+    """Its number is left out."""
     os.makedirs("runs")
     os.symlink("nowhere", f"runs/{number}")
     assert command() == 0 and command() == 0
@@ -989,9 +990,8 @@ def no_mount():
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95])  # of what a run takes
-def test_a_full_disk_is_one_line_and_a_run_goes_on_when_there_is_room(
-    share, no_mount, command, tmp_path, capsys
-):
+def test_a_full_disk_is_one_line(share, no_mount, command, tmp_path, capsys):
+    """The run goes on when there is room."""
     os.mkdir("runs")
     assert command("--name", "whole") == 0
     want = tree(tmp_path / "runs/whole")
@@ -1009,7 +1009,7 @@ def test_a_full_disk_is_one_line_and_a_run_goes_on_when_there_is_room(
         assert tree(tmp_path / "runs/n") == want
 
 
-def test_a_limit_on_the_size_of_files_is_one_line(command, capsys):
+def test_a_limit_on_file_size_is_one_line(command, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, hard))
     try:
@@ -1021,7 +1021,8 @@ def test_a_limit_on_the_size_of_files_is_one_line(command, capsys):
     assert command("--name", "n", "--resume") == 0
 
 
-def test_a_folder_that_may_not_be_written_is_one_line(good, open_folder, monkeypatch, capsys):
+def test_a_folder_closed_to_writing_is_one_line(good, open_folder, monkeypatch, capsys):
+    """The folder may not be written."""
     folder = shutil.copytree(good, open_folder / "data")
     monkeypatch.chdir(open_folder)
     os.chmod(folder, 0o755)
@@ -1034,7 +1035,8 @@ def test_a_folder_that_may_not_be_written_is_one_line(good, open_folder, monkeyp
     one_line(capsys, "runs/digits-1 cannot be made or opened (Permission denied)")
 
 
-def test_a_report_that_may_not_be_written_is_one_line(open_folder, capsys):
+def test_a_report_closed_to_writing_is_one_line(open_folder, capsys):
+    """The report may not be written."""
     folder = made_runs.write_run(f"{open_folder}/digits-1", made_runs.config_of(rounds=1), [])
     with nobody():
         assert report.main([folder]) == 2
@@ -1042,7 +1044,7 @@ def test_a_report_that_may_not_be_written_is_one_line(open_folder, capsys):
     assert err.startswith("report: [Errno 13] Permission denied") and err.count("\n") == 1
 
 
-def test_ctrl_c_while_files_are_read_is_one_line(good, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_while_reading_files_is_one_line(good, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Another test of this process may have left a handler that does nothing for two seconds.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -1144,7 +1146,7 @@ for name, (start, *_) in {STREAMS!r}.items():
 
 
 @pytest.mark.parametrize("what", STREAMS)
-def test_output_that_goes_nowhere_is_one_line_at_most(what, streams):
+def test_output_going_nowhere_is_one_line_at_most(what, streams):
     assert streams[what] == STREAMS[what][1:]
 
 
@@ -1164,10 +1166,9 @@ def read_only(root):
 
 
 @pytest.mark.slow
-def test_a_read_only_checkout_without_home_or_temporary_folder_trains_in_any_other_folder(
-    good, tmp_path
-):
-    """And in a C locale, with paths in other letters, nowhere for matplotlib to write."""
+def test_a_read_only_checkout_trains_in_other_folders(good, tmp_path):
+    """It trains in any, without home or temporary folder, in a C locale,
+    with paths in other letters and nowhere for matplotlib to write."""
     folder = tmp_path / "zwei Wörter 数据 \udcff"
     folder.mkdir()
     shutil.copytree(good, folder / "Daten 数")
@@ -1211,7 +1212,8 @@ def test_a_read_only_checkout_without_home_or_temporary_folder_trains_in_any_oth
     )
 
 
-def test_within_a_read_only_checkout_the_results_have_no_place_and_that_is_one_line(good, tmp_path):
+def test_results_in_read_only_checkouts_are_one_line(good, tmp_path):
+    """Within a read-only checkout they have no place."""
     arguments = [
         *DOOR,
         "digits",

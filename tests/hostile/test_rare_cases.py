@@ -75,8 +75,8 @@ def read_only(array):
 
 
 def every_other(array):
-    """The same array as a view that leaves out every other entry of a larger one, backwards in
-    memory.
+    """The same array as a view that leaves out every
+    other entry of a larger one, backwards in memory.
     """
     return np.repeat(array, 2, axis=0)[::-1].copy()[::-2]
 
@@ -142,8 +142,8 @@ def hold(case, rounds):
         for k in range(10):
             ours = state.prototypes.clusters[k][state.prototypes.mask[k]]
             assert len(ours) == len(ragged.get(k, [])) == log["clusters_per_class"][k]
-            # rounded to float32 once, after the float64 mean: one ulp; unbiased from
-            # those roundings: two
+            # rounded to float32 once, after the float64 mean:
+            # one ulp; unbiased from those roundings: two
             np.testing.assert_allclose(
                 ours, np.reshape(ragged.get(k, []), ours.shape), rtol=2.0**-23, atol=1e-30
             )
@@ -200,8 +200,8 @@ def as_if(clients=None, **changes):
 
 
 def is_the_only_one(case, rounds):
-    """The next network is that of the client that took part, and its class means are the
-    prototypes.
+    """The next network is that of the client that took part,
+    and its class means are the prototypes.
     """
     for state, log, updates in rounds:
         ((m, update),) = updates.items()
@@ -226,8 +226,8 @@ RARE = of_labels(*([9, 1, 2, 3] if m == resting(SHARE) else [0, 1, 2, 3] for m i
 
 
 def forgets(case, rounds):
-    """Class 9, whose only holder rests in round 2, has a prototype after round 1 and none after
-    round 2.
+    """Class 9, whose only holder rests in round 2,
+    has a prototype after round 1 and none after round 2.
     """
     return [bool(r.state.prototypes.mask[9].any()) for r in rounds] == [True, False]
 
@@ -385,7 +385,9 @@ def engine_of(turn):
     return lambda function, items: (turn(function, item) for item in items)
 
 
-def test_the_means_of_200_clients_are_clustered_as_the_oracle_does():
+def test_means_of_200_clients_cluster_as_the_oracles():
+    """The means of 200 clients are clustered as the oracle does it."""
+
     def turn(function, item):
         state, client, rng, cfg = item
         means = rng.normal(size=(10, 8 * cfg.width)).astype(np.float32) + np.float32(3)
@@ -413,7 +415,8 @@ def test_the_means_of_200_clients_are_clustered_as_the_oracle_does():
 
 
 @pytest.mark.parametrize("name", WELL)
-def test_a_rare_case_trains_and_gives_what_the_oracle_says(name):
+def test_rare_cases_train_and_agree_with_the_oracle(name):
+    """A rare case trains and gives what the oracle says."""
     case, claim = WELL[name]
     rounds = trained(case)
     hold(case, rounds)
@@ -517,7 +520,8 @@ REFUSED = {  # what is given, a part of the line
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_trained_is_refused_in_one_line(name):
+def test_what_cannot_be_trained_is_one_line(name):
+    """It is refused in that line."""
     case, part = REFUSED[name]
     with pytest.raises(InputError) as refused:
         check_clients(case.clients, case.cfg)
@@ -551,9 +555,8 @@ FLAGS = {  # flags -> a part of the line
 
 
 @pytest.mark.parametrize("flags", FLAGS)
-def test_settings_that_no_run_can_have_are_one_line_and_status_2_and_leave_nothing(
-    flags, tmp_path, monkeypatch, capsys
-):
+def test_settings_that_no_run_can_have_are_refused(flags, tmp_path, monkeypatch, capsys):
+    """They are one line and status 2, and leave nothing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "load", tiny)
     assert train.main(["digits", *flags.split()]) == 2
@@ -606,7 +609,8 @@ TRY = "the training diverges: try a smaller --lr or a larger --tau"
 
 
 @pytest.mark.parametrize("name", DIVERGES)
-def test_what_diverges_stops_with_its_place_and_what_to_try_and_the_rounds_before_it_stay(name):
+def test_what_diverges_stops_and_keeps_earlier_rounds(name):
+    """It stops with its place and with what to try, and the rounds before it stay."""
     cfg, spoil, whole, place = DIVERGES[name]
     rounds, kept = fpl.run(some_clients(), TESTS, cfg, spoil and spoiled(*spoil)), []
     with pytest.raises(FloatingPointError, match=f"^{place}: {NOT_FINITE}; {TRY}$"):
@@ -645,13 +649,14 @@ BAD_UPDATES = {
 
 
 @pytest.mark.parametrize("name", BAD_UPDATES)
-def test_one_client_that_sends_a_number_that_is_not_finite_is_named(name):
+def test_a_client_sending_a_nonfinite_number_is_named(name):
+    """One client that sends a number that is not finite is enough."""
     rounds = fpl.run(some_clients(), TESTS, TINY, engine=sent_back(BAD_UPDATES[name]))
     with pytest.raises(FloatingPointError, match=f"^round 1, client 3: {NOT_FINITE}; {TRY}$"):
         next(rounds)
 
 
-def test_the_mean_of_the_largest_numbers_does_not_overflow():
+def test_the_mean_of_largest_numbers_does_not_overflow():
     most = np.finfo(np.float32).max
     state = fpl.init_state(TINY)
     state = state._replace(params=last_is(state.params, most))
@@ -659,8 +664,9 @@ def test_the_mean_of_the_largest_numbers_does_not_overflow():
     assert state.params.asnumpy()[-1] == most
 
 
-def test_a_network_that_overflows_in_the_evaluation_alone_is_named_with_the_domain():
-    """All its numbers are finite; NaN and inf would count as class 0."""
+def test_overflow_in_the_evaluation_alone_is_named():
+    """A network that overflows in the evaluation alone is named with the domain.
+    All its numbers are finite; NaN and inf would count as class 0."""
     state = fpl.init_state(TINY)
     huge = arrays(state)
     huge["linear.weight"][:] = huge["stage4.b.bn.weight"][:] = 3e38

@@ -35,8 +35,9 @@ def result(ratios, side="at most", bound=1.0, others=0.0):
 # ---------------------------------------------------------------- figures and verdicts
 
 
-def test_the_figure_is_the_median_of_the_pairs_ratios():
-    """Not the ratio of the medians, 2 here: a slow moment slows both of a pair."""
+def test_the_figure_is_the_median_of_ratios():
+    """The ratios are those of the pairs. It is not the ratio
+    of the medians, 2 here: a slow moment slows both of a pair."""
     made = timing.figures(row(), [(1.0, 1.0), (20.0, 10.0), (2.0, 0.5)], 0.25, 3.0)
     assert (made.ratio, made.first, made.second) == (2.0, 2.0, 1.0)
     made = timing.figures(row(), [(1.0, 1.0), (30.0, 10.0), (8.0, 2.0)], 0.25, 3.0)
@@ -51,7 +52,8 @@ def test_the_figure_is_the_median_of_the_pairs_ratios():
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=30), st.floats(0.01, 100))
-def test_a_row_is_met_on_one_side_of_its_bound_and_missed_on_the_other(ratios, bound):
+def test_a_row_is_met_or_missed_by_bound(ratios, bound):
+    """A row is met on one side of its bound and missed on the other."""
     most, least = result(ratios, "at most", bound), result(ratios, "at least", bound)
     median = float(np.median(ratios))
     assert timing.met(most) == (median <= bound)
@@ -60,8 +62,9 @@ def test_a_row_is_met_on_one_side_of_its_bound_and_missed_on_the_other(ratios, b
 
 
 @given(st.lists(st.floats(0.5, 2), min_size=4, max_size=20))
-def test_more_of_the_same_pairs_make_the_error_smaller(ratios):
-    """By the square root of their number, as in 1.82 IQR / sqrt(n)."""
+def test_more_of_the_pairs_make_less_error(ratios):
+    """More of the same pairs make the error smaller by the
+    square root of their number, as in 1.82 IQR / sqrt(n)."""
     once, often = result(ratios * 4), result(ratios * 16)
     assert timing.error(often) <= timing.error(once)
     assert timing.error(once) == pytest.approx(
@@ -96,11 +99,13 @@ def test_what_is_close_or_noisy_is_called_so(ratios, others, words):
         (0.00012, "0.00012"),
     ],
 )
-def test_figures_on_the_screen_have_three_digits_and_no_exponent(value, text):
+def test_figures_have_three_digits_and_no_exponent(value, text):
+    """The figures are those on the screen."""
     assert bench.digits(value) == text
 
 
-def test_a_line_of_the_table_has_all_that_the_verdict_hangs_on():
+def test_a_table_line_has_the_verdicts_grounds():
+    """A line of the table has all that the verdict hangs on."""
     lines = bench.table([result([1.5, 1.5, 1.5], bound=1.25, others=0.03)]).splitlines()
     assert len(lines) == 2
     for part in (
@@ -117,7 +122,7 @@ def test_a_line_of_the_table_has_all_that_the_verdict_hangs_on():
         assert part in lines[1]
 
 
-def test_the_csv_file_has_every_digit_and_the_machine():
+def test_the_csv_has_every_digit_and_the_machine():
     made = [result([1 / 3, 1 / 3], "at least", 0.1), result([2.0, 2.0])]
     read = list(csv.DictReader(bench.csv_text(made, "a machine, with commas").splitlines()))
     assert [float(line["ratio"]) for line in read] == [1 / 3, 2.0]
@@ -129,7 +134,8 @@ def test_the_csv_file_has_every_digit_and_the_machine():
 # ---------------------------------------------------------------- measuring
 
 
-def test_the_two_take_turns_in_going_first_after_a_call_to_compile_and_one_to_warm():
+def test_the_two_take_turns_in_going_first():
+    """They do so after a call to compile and one to warm."""
     calls = []
     pairs = timing.in_turn(lambda: calls.append("a"), lambda: calls.append("b"), 3)
     assert "".join(calls) == "aabb" + "ab" + "ba" + "ab"
@@ -141,15 +147,15 @@ def test_a_pair_holds_the_first_things_time_first():
     assert all(first >= 0.02 > second for first, second in pairs)
 
 
-def test_what_others_do_is_the_busy_time_that_is_not_ones_own(monkeypatch):
+def test_others_busy_time_is_not_ones_own(monkeypatch):
+    """What others do is the busy time that is not one's own."""
     monkeypatch.setattr(timing, "clock", lambda: (110.0, 57.0, 22.0))
     # 17 of 20 core-seconds busy, 2 of them own, in 10 s
     assert timing.others_since((100.0, 40.0, 20.0)) == 1.5
 
 
-def test_busy_time_is_that_of_the_cores_this_process_may_use_without_idling_and_waiting(
-    monkeypatch,
-):
+def test_busy_time_is_that_of_usable_cores(monkeypatch):
+    """It is that of the cores this process may use, without idling and waiting."""
     others = "cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 5 5 5 5 5 5 5 5 5 5\n"
     text = others + "cpu1 100 200 300 4000 5000 10 20 40 7 7\nintr 1\n"
     monkeypatch.setattr(timing.os, "sched_getaffinity", lambda pid: {1})
@@ -176,7 +182,8 @@ def test_own_work_is_not_taken_for_a_neighbours():
     assert own > 0.3 and own - 0.1 < busy < took * len(os.sched_getaffinity(0)) + 0.1
 
 
-def test_the_work_of_a_process_that_was_waited_for_is_ones_own():
+def test_work_of_an_awaited_process_is_ones_own():
+    """The work of a process that was waited for is one's own."""
     before = timing.clock()
     subprocess.run(
         [sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True
@@ -185,8 +192,8 @@ def test_the_work_of_a_process_that_was_waited_for_is_ones_own():
 
 
 @pytest.mark.parametrize("program", ["lab.proof.bench", "lab.methods.compare", "lab.run.repeat"])
-def test_what_onednn_reads_is_set_before_mindspore_is_loaded(program):
-    """Else a step takes many times longer.
+def test_onednns_settings_are_set_before_mindspore_loads(program):
+    """They are what oneDNN reads; else a step takes many times longer.
 
     MindSpore is kept from loading, so only what comes before it happens.
     """
@@ -203,14 +210,16 @@ except ImportError:
     assert done.stdout == "AVX2\n", done.stderr
 
 
-def test_rounds_are_compared_by_image_and_finch_by_pair_of_rows(monkeypatch):
+def test_rounds_compare_by_image_finch_by_pair(monkeypatch):
+    """Rounds are compared by image and FINCH by pair of rows."""
     monkeypatch.setattr(bench, "in_turn", lambda first, second, repeat: [(9.0, 1.0)] * repeat)
     assert [a / b for a, b in bench.round_by_images(2, 1, 10, 9)] == pytest.approx([1.0, 1.0])
     assert [a / b for a, b in bench.finch_by_rows(2, 5, 15)] == pytest.approx([1.0, 1.0])
 
 
 @pytest.mark.parametrize("repeat, shares", [(7, [3, 2, 2]), (2, [1, 1]), (3, [1, 1, 1])])
-def test_the_two_steps_are_compiled_anew_for_each_share_of_the_pairs(monkeypatch, repeat, shares):
+def test_each_share_compiles_the_two_steps_anew(monkeypatch, repeat, shares):
+    """The two steps are compiled anew for each share of the pairs."""
     asked, made, cleared = [], [], []
 
     class Step:
@@ -247,7 +256,9 @@ def test_the_200th_step_is_compared_with_the_20th(monkeypatch, repeat):
     assert pairs == [(200 + i, 20 + i) for i in range(repeat)]
 
 
-def test_the_servers_part_is_the_round_without_the_clients_turns(monkeypatch):
+def test_the_servers_part_leaves_out_clients_turns(monkeypatch):
+    """The server's part is the round without the clients' turns."""
+
     def server_round(state, clients, cfg, engine):
         list(engine(lambda m: time.sleep(0.1), clients))
         time.sleep(0.02)
@@ -261,7 +272,7 @@ def test_the_servers_part_is_the_round_without_the_clients_turns(monkeypatch):
     )
 
 
-def test_the_peak_of_a_process_is_not_its_parents():
+def test_a_processs_peak_is_not_its_parents():
     ballast = np.ones(2**30, np.uint8)
     before = bench.peak_memory()
     del ballast
@@ -272,7 +283,8 @@ def test_the_peak_of_a_process_is_not_its_parents():
     assert before > 1024 > float(done.stdout)
 
 
-def test_a_process_that_fails_to_train_is_an_error_in_one_line():
+def test_a_process_failing_to_train_is_one_line():
+    """It is an error in one line."""
     with pytest.raises(
         InputError, match="train 0 clients ended with status 1: .*; leave"
     ) as caught:
@@ -288,7 +300,7 @@ def batch():
     return bench.batch_of(4)
 
 
-def test_the_cell_and_the_compiled_step_train_the_same_network(batch):
+def test_cell_and_compiled_step_train_the_same_network(batch):
     """Two losses each: the second stands after a step of SGD.
 
     Float32 in another order: six digits, less after a step.
@@ -309,7 +321,7 @@ def test_torch_trains_the_same_network(batch):
     )
 
 
-def test_the_loop_and_the_vectorised_losses_are_the_same_loss():
+def test_loop_and_vectorised_losses_are_the_same():
     vectorised, loop = bench.loss_functions(16)
     (value, gradient), (slow_value, slow_gradient) = vectorised(), loop()
     assert value == pytest.approx(slow_value, rel=1e-5)
@@ -343,9 +355,8 @@ BAD = [  # arguments -> a part of the one line that must come
 @pytest.mark.parametrize(
     "arguments, part", BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_bad_input_is_one_line_and_status_2_and_nothing_is_measured(
-    arguments, part, tmp_path, monkeypatch, capsys
-):
+def test_bad_input_is_one_line_and_measures_nothing(arguments, part, tmp_path, monkeypatch, capsys):
+    """The status is 2."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "measured", None)
     Path("folder").mkdir()
@@ -356,14 +367,16 @@ def test_bad_input_is_one_line_and_status_2_and_nothing_is_measured(
     assert out == ""
 
 
-def test_torch_is_asked_for_by_name_where_it_is_missing(monkeypatch, capsys):
+def test_missing_torch_is_asked_for_by_name(monkeypatch, capsys):
+    """Torch is asked for by name where it is missing."""
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(bench, "measured", None)
     assert bench.main(["--torch", "--rows", "torch-16"]) == 2
     assert "pip install torch" in capsys.readouterr().err
 
 
-def test_rows_come_in_the_tables_order_and_repeat_wins_over_their_own():
+def test_rows_keep_the_tables_order():
+    """Rows come in the table's order, and --repeat wins over their own."""
     chosen, path = bench.read(["--rows", "loop, losses-16", "--repeat", "3"])
     assert [(row.name, row.repeat) for row in chosen] == [("losses-16", 3), ("loop", 3)]
     assert path == "runs/bench.csv"
@@ -376,7 +389,8 @@ def test_rows_come_in_the_tables_order_and_repeat_wins_over_their_own():
     assert [row.repeat for row in own] == [bench.ROWS[row.name].repeat for row in own]
 
 
-def test_every_row_fits_its_measure_and_names_its_flag():
+def test_every_row_fits_measure_and_names_flag():
+    """Every row fits its measure and names its flag."""
     for name, made in bench.ROWS.items():
         inspect.signature(made.measure).bind(made.repeat)
         assert (
@@ -423,14 +437,16 @@ def test_the_table_the_file_and_the_status_agree(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("stand_ins")
-def test_an_interrupted_call_keeps_the_rows_that_it_has_measured(tmp_path, capsys):
+def test_an_interrupt_keeps_the_rows_measured(tmp_path, capsys):
+    """An interrupted call keeps the rows that it has measured."""
     assert bench.main([]) == 130
     assert [line[0] for line in lines(tmp_path / "runs" / "bench.csv")] == ["good", "bad"]
     assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("stand_ins")
-def test_a_busy_machine_is_said_at_the_start_and_in_the_verdict(monkeypatch, capsys):
+def test_a_busy_machine_is_said_twice(monkeypatch, capsys):
+    """It is said at the start and in the verdict."""
     monkeypatch.setattr(bench, "others_since", lambda before: 0.9)
     bench.main(["--rows", "good"])
     out = capsys.readouterr().out

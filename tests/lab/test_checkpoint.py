@@ -1,7 +1,7 @@
 """A run that is interrupted anywhere and resumed ends in the bytes of one that never was.
 
-What cannot go on is refused. Most tests put a stand-in for the training, so that every single write
-can be made to fail; the last one kills real runs.
+What cannot go on is refused. Most tests put a stand-in for the training,
+so that every single write can be made to fail; the last one kills real runs.
 """
 
 import errno
@@ -50,7 +50,8 @@ def contents(folder):
 # ------------------------------------------------ the state
 
 
-def test_a_state_comes_back_bit_for_bit_with_what_its_method_remembers(tmp_path):
+def test_a_state_comes_back_bit_for_bit(tmp_path):
+    """It comes back with what its method remembers."""
     start = fpl.init_state(TINY)
     rng = np.random.default_rng(0)
     clusters, mask, unbiased = (rng.random(value.shape) for value in start.prototypes)
@@ -74,7 +75,8 @@ def test_a_state_comes_back_bit_for_bit_with_what_its_method_remembers(tmp_path)
         np.testing.assert_array_equal(before[key], after[key])
 
 
-def test_a_state_of_fpl_comes_back_as_a_server_state(saved, tmp_path):
+def test_fpls_state_comes_back_as_a_server_state(saved, tmp_path):
+    """A state of FPL comes back as a server state."""
     (tmp_path / checkpoint.FILE).write_bytes(saved)
     assert type(checkpoint.load(tmp_path, RECORD)) is fpl.ServerState
 
@@ -91,7 +93,8 @@ def saved_arrays(saved, folder):
     return load_file(folder / checkpoint.FILE)
 
 
-def test_every_array_has_the_name_that_it_had_in_every_version(saved, tmp_path):
+def test_every_array_keeps_its_name_across_versions(saved, tmp_path):
+    """Every array has the name that it had in every version."""
     names = {f"params/{name}" for name, _ in fpl.param_shapes(TINY.width)}
     names |= {f"stats/{name}" for name, _ in fpl.stat_shapes(TINY.width)}
     names |= {f"prototypes/{name}" for name in ("clusters", "mask", "unbiased")}
@@ -99,7 +102,8 @@ def test_every_array_has_the_name_that_it_had_in_every_version(saved, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["stem.conv", "m stem.conv", "linear.bias"])
-def test_a_memory_by_name_of_an_earlier_version_is_refused_in_one_line(kind, saved, tmp_path):
+def test_a_memory_by_name_is_refused(kind, saved, tmp_path):
+    """The memory by name of an earlier version is refused in one line."""
     arrays = saved_arrays(saved, tmp_path)
     write_state(tmp_path, {**arrays, f"memory/server/{kind}": np.zeros(3, np.float32)})
     with pytest.raises(InputError, match="is of another version .*nothing was changed") as refused:
@@ -107,7 +111,8 @@ def test_a_memory_by_name_of_an_earlier_version_is_refused_in_one_line(kind, sav
     assert "\n" not in str(refused.value)
 
 
-def test_a_state_without_a_weight_is_refused_in_one_line(saved, tmp_path):
+def test_a_state_lacking_a_weight_is_one_line(saved, tmp_path):
+    """A state without a weight is refused in one line."""
     arrays = saved_arrays(saved, tmp_path)
     del arrays["params/stem.conv"]
     write_state(tmp_path, arrays)
@@ -123,7 +128,8 @@ def test_a_state_without_permission_is_not_called_damaged(saved, tmp_path):
         checkpoint.load(tmp_path, RECORD)
 
 
-def test_a_state_on_a_bad_disk_is_not_called_damaged(saved, tmp_path, monkeypatch):
+def test_a_bad_disk_is_no_damaged_state(saved, tmp_path, monkeypatch):
+    """A state on a bad disk is not called damaged."""
     (tmp_path / checkpoint.FILE).write_bytes(saved)
 
     def broken(*_):
@@ -143,9 +149,8 @@ def saved(tmp_path_factory):
 
 @given(st.data())
 @settings(max_examples=40)
-def test_a_state_with_any_byte_changed_or_any_part_missing_is_refused(
-    saved, tmp_path_factory, data
-):
+def test_a_changed_or_incomplete_state_is_refused(saved, tmp_path_factory, data):
+    """A state with any byte changed or any part missing is refused."""
     folder = tmp_path_factory.mktemp("damaged")
     at = data.draw(st.integers(0, len(saved) - 1))
     if data.draw(st.booleans()):
@@ -186,7 +191,7 @@ def test_the_checksum_changes_with_all_that_is_saved(arrays, about):
     assert checkpoint.digest(arrays, about) != checkpoint.digest({"a": ARRAY}, ABOUT)
 
 
-def test_the_checksum_does_not_depend_on_order_or_layout():
+def test_checksums_do_not_depend_on_order_or_layout():
     assert checkpoint.digest({"b": ARRAY, "a": ARRAY}, ABOUT) == checkpoint.digest(
         {"a": np.asfortranarray(ARRAY), "b": ARRAY}, dict(reversed(ABOUT.items()))
     )
@@ -234,9 +239,8 @@ checkpoint.save({str(tmp_path)!r}, fpl.init_state(TINY), RECORD)"""
         ),
     ],
 )
-def test_a_state_of_other_terms_is_refused_with_the_field_that_differs(
-    change, part, saved, tmp_path
-):
+def test_a_state_of_other_terms_is_refused(change, part, saved, tmp_path):
+    """The refusal has the field that differs."""
     (tmp_path / checkpoint.FILE).write_bytes(saved)
     with pytest.raises(InputError, match=re.escape(part)):
         checkpoint.load(tmp_path, {**RECORD, **change})
@@ -244,9 +248,8 @@ def test_a_state_of_other_terms_is_refused_with_the_field_that_differs(
 
 @given(st.integers(0, 5), st.integers(0, 60))
 @settings(max_examples=30)
-def test_cutting_back_keeps_the_whole_rows_of_the_rounds_that_count(
-    tmp_path_factory, last, missing
-):
+def test_cutting_back_keeps_the_rows_that_count(tmp_path_factory, last, missing):
+    """It keeps the whole rows of the rounds that count."""
     folder = tmp_path_factory.mktemp("rows")
     rows = [f"{number},{number / 7}\n" for number in (1, 1, 2, 3, 4, 10, 10)]
     text = "".join(["round,loss\n", *rows])
@@ -272,9 +275,8 @@ def test_cutting_back_keeps_the_whole_rows_of_the_rounds_that_count(
         (lambda folder: checkpoint.cut_back(folder, 1), "clusters.csv"),
     ],
 )
-def test_a_file_is_the_old_one_until_the_new_one_is_whole(
-    write, name, saved, tmp_path, monkeypatch
-):
+def test_a_file_stays_old_until_it_is_whole(write, name, saved, tmp_path, monkeypatch):
+    """A file is the old one until the new one is whole."""
     (tmp_path / checkpoint.FILE).write_bytes(saved)
     if name != checkpoint.FILE:
         (tmp_path / name).write_text("round\n1\n2\n")
@@ -302,9 +304,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     "stop", [Killed, OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt]
 )
-def test_a_run_stopped_before_or_after_any_write_ends_in_the_same_bytes_when_resumed(
-    stop, command, monkeypatch, capsys
-):
+def test_a_resumed_run_ends_in_the_same_bytes(stop, command, monkeypatch, capsys):
+    """So it does wherever it was stopped, before or after any write."""
     assert command("--name", "whole") == 0
     want, calls = contents("runs/whole"), []
 
@@ -355,7 +356,8 @@ def test_a_run_stopped_before_or_after_any_write_ends_in_the_same_bytes_when_res
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_half_a_row_and_a_left_part_file_do_no_harm(command):
+def test_half_rows_and_part_files_do_no_harm(command):
+    """Half a row and a part file that was left do no harm."""
     assert command("--name", "whole") == 0 and command("--name", "cut") == 0
     with open("runs/cut/rounds.csv", "a") as file:
         file.write("4,0.1")
@@ -372,7 +374,8 @@ def test_half_a_row_and_a_left_part_file_do_no_harm(command):
     "text",
     ["", "{}", "[]", "null", "3", '{"config": 3, "sources": {}, "versions": {}}', "{", "\xff"],
 )
-def test_a_config_that_no_run_wrote_is_one_line_and_stays(text, command, capsys):
+def test_a_config_of_no_run_stays(text, command, capsys):
+    """A config that no run wrote is one line and stays."""
     assert command() == 0
     Path("runs/digits-1/config.json").write_text(text, encoding="latin-1")
     before = contents("runs/digits-1")
@@ -387,7 +390,8 @@ def test_a_config_that_no_run_wrote_is_one_line_and_stays(text, command, capsys)
     assert contents("runs/digits-1") == before
 
 
-def test_rounds_that_do_not_agree_with_the_state_are_one_line(command, capsys):
+def test_rounds_that_contradict_the_state_are_one_line(command, capsys):
+    """They do not agree with the state."""
     assert command() == 0
     rows = Path("runs/digits-1/rounds.csv").read_text().splitlines(keepends=True)
     Path("runs/digits-1/rounds.csv").write_text("".join(rows[:-1]))
@@ -400,14 +404,16 @@ def test_rounds_that_do_not_agree_with_the_state_are_one_line(command, capsys):
     )
 
 
-def test_a_state_without_a_config_is_gone_on_with_and_gets_one(command):
+def test_a_state_without_config_gets_one(command):
+    """The run goes on with such a state."""
     assert command() == 0
     want = contents("runs/digits-1")
     os.remove("runs/digits-1/config.json")
     assert command("--resume") == 0 and contents("runs/digits-1") == want
 
 
-def test_other_versions_are_told_and_the_first_ones_stay_on_record(command, capsys):
+def test_other_versions_are_told(command, capsys):
+    """The first ones stay on record."""
     assert command() == 0
     path = Path("runs/digits-1/config.json")
     assert "Warning: runs/" not in capsys.readouterr().out
@@ -423,7 +429,8 @@ def test_other_versions_are_told_and_the_first_ones_stay_on_record(command, caps
     assert path.read_bytes() == before
 
 
-def test_resuming_says_what_is_done_and_finds_the_newest_run(command, capsys):
+def test_resuming_finds_the_newest_run(command, capsys):
+    """It says what is done."""
     assert command() == 0 and command() == 0
     capsys.readouterr()
     assert command("--resume") == 0
@@ -453,7 +460,8 @@ def test_resuming_says_what_is_done_and_finds_the_newest_run(command, capsys):
         ),
     ],
 )
-def test_what_cannot_be_resumed_is_one_line_and_stays_as_it_was(flags, part, command, capsys):
+def test_what_cannot_be_resumed_stays(flags, part, command, capsys):
+    """It is one line, and stays as it was."""
     assert command() == 0
     before = contents("runs/digits-1")
     capsys.readouterr()
@@ -485,7 +493,7 @@ def test_a_folder_at_work_is_refused(command, capsys):
     assert command("--resume") == 0
 
 
-def test_a_run_that_diverges_keeps_its_last_good_state(command, monkeypatch, capsys):
+def test_a_diverging_run_keeps_its_last_good_state(command, monkeypatch, capsys):
     def diverging(clients, tests, cfg, state=None, *more):
         rounds = stand_in_run(clients, tests, cfg, state)
         yield next(rounds)
@@ -525,7 +533,8 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_no_run_begins_in_a_folder_of_something_else(what, command, capsys):
+def test_no_run_begins_in_another_things_folder(what, command, capsys):
+    """No run begins in a folder of something else."""
     content, begins = FOREIGN[what]
     os.makedirs("runs/notes")
     for name, text in content.items():
@@ -541,8 +550,8 @@ def test_no_run_begins_in_a_folder_of_something_else(what, command, capsys):
         assert everything("runs") == before
 
 
-# rounds.csv and clusters.csv of a run whose state is not there -> the words that must come; ""
-# where it begins again
+# rounds.csv and clusters.csv of a run whose state is not
+# there -> the words that must come; "" where it begins again
 WITHOUT_STATE = {
     "all rounds": (None, None, "runs/n/rounds.csv has rows of 3 rounds"),
     "neither": ("", "", ""),
@@ -598,9 +607,9 @@ def test_rounds_whose_state_is_lost_are_not_erased(what, command, capsys):
         (checkpoint, "refuse_to_begin", ""),
     ],
 )
-def test_ctrl_c_says_how_to_go_on_wherever_the_folder_is_there(
-    module, name, so_far, command, monkeypatch, capsys
-):
+def test_ctrl_c_says_how_to_go_on(module, name, so_far, command, monkeypatch, capsys):
+    """It does so wherever the folder is there."""
+
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -612,7 +621,9 @@ def test_ctrl_c_says_how_to_go_on_wherever_the_folder_is_there(
     assert command("--name", "n", "--resume") == 0
 
 
-def test_ctrl_c_before_there_is_a_folder_says_no_more(command, monkeypatch, capsys):
+def test_ctrl_c_before_a_folder_says_no_more(command, monkeypatch, capsys):
+    """Before there is a folder it says no more."""
+
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -624,7 +635,8 @@ def test_ctrl_c_before_there_is_a_folder_says_no_more(command, monkeypatch, caps
     )
 
 
-def test_the_newest_run_is_one_without_a_name_of_its_own(command, capsys):
+def test_the_newest_run_has_no_own_name(command, capsys):
+    """The newest run is one without a name of its own."""
     assert (
         command() == 0
         and command("--name", "digits-fast-7") == 0
@@ -641,7 +653,8 @@ def test_the_newest_run_is_one_without_a_name_of_its_own(command, capsys):
 
 
 @pytest.mark.parametrize("versions", [None, [], "x", 3])
-def test_versions_that_no_run_writes_are_one_line_and_stay(versions, command, capsys):
+def test_versions_that_no_run_writes_stay(versions, command, capsys):
+    """They are one line and stay."""
     assert command() == 0
     path = Path("runs/digits-1/config.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "versions": versions}))
@@ -656,7 +669,8 @@ def test_versions_that_no_run_writes_are_one_line_and_stay(versions, command, ca
 # ------------------------------------------------ repeating a finished run
 
 
-def test_a_run_repeated_gives_the_same_bytes_and_a_change_is_found(command, monkeypatch, capsys):
+def test_repeating_gives_same_bytes_or_finds_the_change(command, monkeypatch, capsys):
+    """A run that is repeated gives the same bytes, and a change is found."""
     assert command("--seed", "3") == 0
     monkeypatch.setattr(made_runs, "SECONDS", [1.5])
     assert repeat.main(["runs/digits-1"]) == 0
@@ -683,7 +697,8 @@ def test_a_run_repeated_gives_the_same_bytes_and_a_change_is_found(command, monk
         shutil.rmtree("runs/digits-1.repeat")
 
 
-def test_what_another_method_trained_is_repeated_with_that_method(command, capsys):
+def test_other_methods_are_repeated_with_that_method(command, capsys):
+    """What another method trained is repeated with that method."""
     assert command() == 0
     path = Path("runs/digits-1/config.json")
     path.write_text(
@@ -754,7 +769,8 @@ def test_what_cannot_be_repeated_is_one_line(change, part, command, capsys):
     ],
     ids=["an empty folder", "a file", "a link to nowhere", "a run of the same settings"],
 )
-def test_what_is_there_under_the_name_of_the_repetition_stays(make, command, monkeypatch, capsys):
+def test_what_has_the_repetitions_name_stays(make, command, monkeypatch, capsys):
+    """What is there under the name of the repetition stays."""
     assert command() == 0
     make("runs/digits-1.repeat")
     before = everything("runs")
@@ -779,7 +795,8 @@ def test_what_is_there_under_the_name_of_the_repetition_stays(make, command, mon
     ],
     ids=["a folder of something", "a run of the same settings", "a file"],
 )
-def test_a_repetition_goes_on_with_no_other_folder_than_its_own(make, command, capsys):
+def test_a_repetition_goes_on_with_its_own_folder(make, command, capsys):
+    """It goes on with no other folder than its own."""
     assert command() == 0
     make("runs/digits-1.repeat.part")
     before = everything("runs")
@@ -827,7 +844,8 @@ as_program(lambda: train.main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_twenty_real_runs_killed_at_random_moments_end_in_identical_bytes(tmp_path):
+def test_twenty_killed_real_runs_end_in_identical_bytes(tmp_path):
+    """They are killed at random moments."""
     program = REAL.format(root=str(ROOT), tests=str(ROOT / "tests"))
     flags = [
         "digits",

@@ -1,7 +1,7 @@
 """compare and ablate: the same terms for all, and the same command goes on where it stopped.
 
-What is finished stays. Most tests put a stand-in for fpl.run that trains nothing, so that they take
-a moment; the last one trains in earnest.
+What is finished stays. Most tests put a stand-in for fpl.run that trains
+nothing, so that they take a moment; the last one trains in earnest.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ NAMES = {method.server_round: method.name for method in METHODS}
 def run_sh(tmp_path, monkeypatch):
     """run_sh(command, *arguments) -> exit status, in an empty folder.
 
-    run_sh.trained: what fpl.run was given; run_sh.stop: {(method's name, seed): exception} to raise
-    in round 2; run_sh.bar: the newest progress bar.
+    run_sh.trained: what fpl.run was given; run_sh.stop: {(method's name, seed):
+    exception} to raise in round 2; run_sh.bar: the newest progress bar.
     """
 
     def run(clients, tests, cfg, state=None, engine=map, server_round=fpl.server_round):
@@ -99,7 +99,8 @@ def names(run_sh):
     return [(one["name"], one["cfg"].seed) for one in run_sh.trained]
 
 
-def test_every_run_leaves_its_folder_and_the_tables_come_at_the_end(run_sh, capsys):
+def test_every_run_leaves_its_folder(run_sh, capsys):
+    """The tables come at the end."""
     assert run_sh(*TWO, "--seed", "5") == 0
     assert names(run_sh) == [("fedavg", 5), ("fpl", 5), ("fedavg", 6), ("fpl", 6)]
     shared = json.loads(Path("runs/compare-digits/config.json").read_text())
@@ -137,7 +138,8 @@ def test_every_run_leaves_its_folder_and_the_tables_come_at_the_end(run_sh, caps
     ] and run_sh.bar.total == 4 * 2 * 4
 
 
-def test_all_methods_of_a_seed_have_the_same_split_start_tests_and_settings(run_sh):
+def test_methods_of_a_seed_start_alike(run_sh):
+    """All have the same split, start, tests and settings."""
     assert run_sh("compare", *SMALL, "--seeds", "2") == 0
     assert names(run_sh) == [(name, seed) for seed in (0, 1) for name in baselines.METHODS]
     first, other = run_sh.trained[0], run_sh.trained[8]
@@ -183,7 +185,8 @@ def test_the_ablations_are_those_of_the_tables(run_sh):
     assert seen == terms
 
 
-def test_the_configured_tau_is_both_and_other_weights_stay(run_sh):
+def test_the_configured_tau_is_both(run_sh):
+    """Other weights stay."""
     assert (
         run_sh(
             "ablate",
@@ -204,7 +207,8 @@ def test_the_configured_tau_is_both_and_other_weights_stay(run_sh):
     assert run_sh("ablate", *SMALL, "--tau", "0.1", "--methods", "tau-0.1") == 2
 
 
-def test_what_is_finished_is_not_run_again_and_more_seeds_or_methods_go_on(run_sh, capsys):
+def test_what_is_finished_is_not_run_again(run_sh, capsys):
+    """More seeds or methods go on."""
     assert run_sh(*TWO) == 0
     before = files("runs")
     assert run_sh(*TWO) == 0 and run_sh.trained == []
@@ -221,7 +225,8 @@ def test_what_is_finished_is_not_run_again_and_more_seeds_or_methods_go_on(run_s
     assert files("runs").items() >= before.items()
 
 
-def test_an_interrupt_says_how_far_it_came_and_the_same_command_goes_on(run_sh, capsys):
+def test_an_interrupt_says_how_far_it_came(run_sh, capsys):
+    """The same command goes on."""
     run_sh.stop = {("fpl", 0): KeyboardInterrupt()}
     assert run_sh(*TWO) == 130
     assert capsys.readouterr().err.strip() == (
@@ -245,7 +250,8 @@ def test_an_interrupt_says_how_far_it_came_and_the_same_command_goes_on(run_sh, 
     assert not part.exists() and len((done / "rounds.csv").read_text().splitlines()) == 3
 
 
-def test_a_run_that_diverges_is_kept_and_the_others_go_on(run_sh, capsys):
+def test_a_run_that_diverges_is_kept(run_sh, capsys):
+    """The others go on."""
     run_sh.stop = {("fedavg", 0): FloatingPointError("round 2, client 1: too much")}
     assert run_sh(*TWO) == 0
     assert len(run_sh.trained) == 4 and run_sh.bar.n == run_sh.bar.total
@@ -277,9 +283,8 @@ def test_a_run_that_diverges_is_kept_and_the_others_go_on(run_sh, capsys):
         (["--paper"], "was made with local_epochs 2, this call has 10;"),
     ],
 )
-def test_other_settings_are_refused_with_the_field_and_nothing_changes(
-    run_sh, change, part, capsys
-):
+def test_other_settings_are_refused_with_the_field(run_sh, change, part, capsys):
+    """Nothing changes."""
     assert run_sh(*TWO) == 0
     before = files("runs")
     capsys.readouterr()
@@ -291,9 +296,8 @@ def test_other_settings_are_refused_with_the_field_and_nothing_changes(
     assert run_sh(*TWO, *change, "--name", "other") == 0
 
 
-def test_other_data_command_or_method_numbers_are_refused_and_other_software_is_said(
-    run_sh, monkeypatch, capsys
-):
+def test_other_data_command_or_numbers_are_refused(run_sh, monkeypatch, capsys):
+    """The numbers are those of a method. Other software is said."""
     assert run_sh(*TWO, "--name", "one") == 0
     before = files("runs")
     assert run_sh("ablate", *SMALL, "--name", "one") == 2
@@ -324,7 +328,7 @@ def test_other_data_command_or_method_numbers_are_refused_and_other_software_is_
 
 
 @pytest.mark.parametrize("text", [None, "no json", "{}", "[]"])
-def test_a_folder_that_is_something_else_is_left_alone(run_sh, text, capsys):
+def test_a_folder_of_something_else_is_left_alone(run_sh, text, capsys):
     folder = Path("runs/mine")
     folder.mkdir(parents=True)
     (folder / ("notes" if text is None else "config.json")).write_text(text or "")
@@ -338,7 +342,8 @@ def test_a_folder_that_is_something_else_is_left_alone(run_sh, text, capsys):
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_calls_at_once_share_the_runs_out_and_keep_out_of_each_others(begun, run_sh, capsys):
+def test_calls_at_once_share_the_runs_out(begun, run_sh, capsys):
+    """They keep out of each other's runs."""
     assert run_sh("compare", *SMALL, "--methods", "fedavg", "--seeds", "1") == 0
     part = "runs/compare-digits/fpl/seed-0.part"
     os.makedirs(part)
@@ -355,9 +360,8 @@ def test_calls_at_once_share_the_runs_out_and_keep_out_of_each_others(begun, run
     assert not list(Path("runs").rglob("*.part"))
 
 
-def test_where_another_call_has_all_runs_under_way_there_is_nothing_to_report(
-    run_sh, capsys, monkeypatch
-):
+def test_nothing_to_report_where_another_call_has_all(run_sh, capsys, monkeypatch):
+    """Where another call has all runs under way, there is nothing to report."""
     assert run_sh("compare", *SMALL, "--methods", "fedavg", "--seeds", "1") == 0
     part = "runs/compare-digits/fpl/seed-0.part"
     os.makedirs(part)
@@ -373,7 +377,8 @@ def test_where_another_call_has_all_runs_under_way_there_is_nothing_to_report(
     os.close(handle)
 
 
-def test_the_word_of_a_divergence_that_was_not_the_end_does_not_stay(run_sh):
+def test_word_of_an_overcome_divergence_goes(run_sh):
+    """The word of a divergence that was not the end does not stay."""
     run_sh.stop["fpl", 0] = KeyboardInterrupt()
     assert run_sh("compare", *SMALL, "--methods", "fpl", "--seeds", "1") == 130
     Path("runs/compare-digits/fpl/seed-0.part/diverged.txt").write_text(
@@ -385,7 +390,8 @@ def test_the_word_of_a_divergence_that_was_not_the_end_does_not_stay(run_sh):
     assert not os.path.exists("runs/compare-digits/fpl/seed-0/diverged.txt")
 
 
-def test_a_class_that_a_client_lacks_is_told_for_each_seed(run_sh, capsys, monkeypatch):
+def test_a_class_a_client_lacks_is_told(run_sh, capsys, monkeypatch):
+    """It is told for each seed."""
     lacks = {0: [1], 1: [2, 3]}
 
     def share_out(train, cfg):
@@ -402,7 +408,8 @@ def test_a_class_that_a_client_lacks_is_told_for_each_seed(run_sh, capsys, monke
     assert "\nseed 1: Note: client 0 (mnist) holds no image of class 2, 3; " in out
 
 
-def test_a_run_that_another_call_finished_meanwhile_is_not_done_again(run_sh, monkeypatch):
+def test_a_run_finished_meanwhile_is_not_redone(run_sh, monkeypatch):
+    """A run that another call finished meanwhile is not done again."""
     train, first = experiment.train, []
 
     def both_at_once(run, *rest):
@@ -431,9 +438,8 @@ def no_folder(path, make):
 
 @pytest.mark.parametrize("make", ["file", "link"])
 @pytest.mark.parametrize("path", ["", "/fpl", "/fpl/seed-1", "/fpl/seed-1.part"])
-def test_what_stands_where_a_folder_must_be_is_refused_before_anything_is_trained(
-    run_sh, path, make, capsys
-):
+def test_obstacles_are_refused_before_training(run_sh, path, make, capsys):
+    """What stands where a folder must be is refused before anything is trained."""
     path = f"runs/compare-digits{path}"
     if path.count("/") > 1:
         assert run_sh("compare", *SMALL, "--methods", "moon", "--seeds", "1") == 0
@@ -450,7 +456,8 @@ def test_what_stands_where_a_folder_must_be_is_refused_before_anything_is_traine
 
 
 @pytest.mark.parametrize("versions", [None, [], "x", 3, [["numpy", 1, 2]]])
-def test_versions_that_no_run_writes_are_one_line_and_stay(run_sh, versions, capsys):
+def test_versions_that_no_run_writes_stay(run_sh, versions, capsys):
+    """They are one line and stay."""
     assert run_sh(*TWO) == 0
     path = Path("runs/compare-digits/config.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "versions": versions}))
@@ -533,9 +540,8 @@ REAL = [
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_real_run_ends_with_the_sentence_and_the_next_call_ends_with_the_report(
-    tmp_path,
-):
+def test_ctrl_c_in_a_real_run_is_recoverable(tmp_path):
+    """The run ends with the sentence, and the next call ends with the report."""
     process = subprocess.Popen(
         [*REAL, "--seeds", "1000"],
         cwd=tmp_path,

@@ -60,7 +60,7 @@ def test_what_a_page_names_is_there(name):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_a_page_starts_with_a_heading_and_a_paragraph(path):
+def test_pages_start_with_a_heading_and_a_paragraph(path):
     heading, paragraph, *_ = path.read_text(encoding="utf-8").split("\n\n")
     assert re.fullmatch(r"# \S.*", heading)
     assert re.match(r"[A-Z]", paragraph) and paragraph.endswith(".")

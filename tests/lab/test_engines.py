@@ -121,19 +121,19 @@ def ray_processes():
 
 
 @with_ray
-def test_two_rounds_of_fpl_leave_the_bytes_of_the_loop(cluster):
+def test_two_rounds_of_fpl_leave_the_loops_bytes(cluster):
     assert everything(cluster) == everything(map)
 
 
 @with_ray
-def test_a_method_with_memory_leaves_the_bytes_of_the_loop(cluster):
+def test_methods_with_memory_leave_the_loops_bytes(cluster):
     server_round = baselines.feddyn().server_round
     found = everything(cluster, server_round)
     assert "2 3 h" in found and found == everything(map, server_round)
 
 
 @with_ray
-def test_a_worker_killed_in_mid_round_changes_no_byte(cluster, tmp_path):
+def test_a_worker_killed_mid_round_changes_no_byte(cluster, tmp_path):
     """The first worker that has client 3 (12 images) trains it, tells its pid, awaits its end."""
     told = str(tmp_path / "pid")
 
@@ -167,14 +167,14 @@ def test_a_worker_killed_in_mid_round_changes_no_byte(cluster, tmp_path):
 
 
 @with_ray
-def test_a_workers_threads_are_one_whatever_the_driver_allows(cluster):
+def test_workers_have_one_thread_whatever_the_driver_allows(cluster):
     assert set(one_round(cluster, lambda m: int(os.environ["OMP_NUM_THREADS"])).values()) == {1}
     assert set(one_round(cluster, lambda m: ms.get_context("runtime_num_threads")).values()) == {1}
 
 
 @with_ray
 @pytest.mark.parametrize("kind", [FloatingPointError, InputError])
-def test_an_error_on_a_worker_arrives_as_from_the_loop(cluster, kind):
+def test_a_workers_error_arrives_as_from_the_loop(cluster, kind):
     def loss_of(m):
         if m in (2, 3):
             raise kind(f"client {m} has nothing")
@@ -204,7 +204,8 @@ def test_nothing_of_ray_listens_beyond_the_loopback(cluster):
 
 
 @with_ray
-def test_results_come_in_the_order_of_the_clients_however_long_each_takes(cluster):
+def test_results_come_in_the_clients_order(cluster):
+    """They come in that order however long each client takes."""
     assert list(one_round(cluster, lambda m: time.sleep(0.1 * (5 - m)) or float(m)).items()) == [
         (m, float(m)) for m in range(5)
     ]
@@ -265,7 +266,8 @@ def sent(log, kind=fpl.Client):
     return [value for what, value in log if what == "put" and isinstance(value, kind)]
 
 
-def test_images_are_sent_once_a_run_and_the_network_once_a_round():
+def test_images_are_sent_once_a_run():
+    """The network is sent once a round."""
     log = []
     engine = engines.over(fake_ray(log))
     for _ in range(2):  # the second run has clients of its own
@@ -277,7 +279,8 @@ def test_images_are_sent_once_a_run_and_the_network_once_a_round():
         assert len(sent(log, object)) == len(took_part) + 2
 
 
-def test_a_client_is_sent_its_own_memory_and_no_other_clients():
+def test_a_client_is_sent_its_own_memory_only():
+    """It is sent no other client's."""
     log = []
     clients, chosen = two_rounds(engines.over(fake_ray(log)), remembering_round)
     assert not any(hasattr(state, "memory") for state in sent(log, tuple))
@@ -295,7 +298,8 @@ def remembering_round(state, clients, cfg, engine):
     return baselines.MethodState(state.round + 1, params, stats, state.prototypes, memory), told
 
 
-def test_few_tasks_wait_at_a_time_however_many_clients_there_are():
+def test_few_tasks_wait_at_a_time():
+    """So it is however many clients there are."""
     log, state = [], fpl.init_state(TINY)
     engine = instead(engines.over(fake_ray(log)), made_up(float))
     fpl.server_round(state, some_clients([1] * 30), TINY, engine)
@@ -303,7 +307,8 @@ def test_few_tasks_wait_at_a_time_however_many_clients_there_are():
     assert waiting.max() == 4 and waiting[-1] == 0
 
 
-def test_a_lost_worker_is_named_by_its_clients_place():
+def test_a_lost_worker_has_its_clients_place():
+    """The lost worker is named by its client's place."""
     ray = fake_ray([])
 
     def get(reference):
@@ -314,9 +319,8 @@ def test_a_lost_worker_is_named_by_its_clients_place():
         two_rounds(engines.over(ray))
 
 
-def test_without_ray_the_command_line_says_what_to_install_and_leaves_nothing(
-    tmp_path, monkeypatch, capsys
-):
+def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch, capsys):
+    """It leaves nothing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "ray", None)  # as import has it for what is not there
     monkeypatch.setattr(train, "load", lambda *_: (BLANK, BLANK, {}))
@@ -329,7 +333,8 @@ def test_without_ray_the_command_line_says_what_to_install_and_leaves_nothing(
     assert not out and not os.listdir(tmp_path)
 
 
-def test_the_flag_chooses_the_engine_and_the_bar_counts_its_clients(tmp_path, monkeypatch):
+def test_the_flag_chooses_the_engine(tmp_path, monkeypatch):
+    """The bar counts its clients."""
     asked, done = [], []
 
     @contextlib.contextmanager
@@ -370,7 +375,8 @@ def test_compare_hands_its_engine_to_each_run(tmp_path, monkeypatch):
     assert done == 2 * ["by the engine 1", "by the engine 2"]
 
 
-def test_ray_is_refused_beside_another_device_than_the_cpu(tmp_path, monkeypatch, capsys):
+def test_ray_is_refused_beside_non_cpu_devices(tmp_path, monkeypatch, capsys):
+    """The device is another than the CPU."""
     monkeypatch.chdir(tmp_path)
     assert train.main(["digits", "--engine", "ray", "--device", "GPU"]) == 2
     assert "with --engine ray it must be CPU" in capsys.readouterr().err

@@ -47,12 +47,13 @@ def run_config():
 # ------------------------------------------------ the run config
 
 
-def test_the_run_config_has_a_key_for_each_setting():
+def test_run_config_has_a_key_for_each_setting():
     fields = {field.name.replace("_", "-") for field in dataclasses.fields(fpl.Config)}
     assert set(run_config()) == fields | set(exchange.SERVER_ALONE)
 
 
-def test_an_untouched_run_config_is_the_command_line_without_flags():
+def test_untouched_run_config_is_the_flagless_command_line():
+    """An untouched run config is the command line without flags."""
     assert (
         exchange.settings(run_config())
         == run_settings.parse(run_settings.settings_parser("", ""), ["digits"])[0]
@@ -94,7 +95,8 @@ def test_run_config_values_become_settings():
         ("width", True),
     ],
 )
-def test_a_bad_value_in_the_run_config_is_refused_in_one_line(key, value):
+def test_bad_run_config_values_are_one_line(key, value):
+    """A bad value in the run config is refused in one line."""
     with pytest.raises(InputError) as refused:
         exchange.settings({**run_config(), key: value})
     assert (
@@ -170,7 +172,8 @@ def changed(array, how, rng):
 
 
 @given(st.data())
-def test_an_array_of_wrong_shape_type_or_numbers_is_refused_by_name(data):
+def test_wrong_arrays_are_refused_by_name(data):
+    """An array of wrong shape, type or numbers is refused by name."""
     groups = an_update()
     group = data.draw(st.sampled_from(sorted(groups)))
     name = data.draw(st.sampled_from(sorted(groups[group])))
@@ -224,14 +227,16 @@ def test_an_array_of_wrong_shape_type_or_numbers_is_refused_by_name(data):
         (lambda g: g["classes"]["class_means"].__setitem__((1, 2), 5), "not zero for class 1"),
     ],
 )
-def test_an_update_that_contradicts_itself_is_refused_with_what_was_seen(spoil, said):
+def test_self_contradicting_updates_are_refused(spoil, said):
+    """An update that contradicts itself is refused with what was seen."""
     groups = an_update()
     spoil(groups)
     assert said in exchange.refusal(groups, 0.5, 7, WANTED)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e308, -2e6, 1, None, "low", [0.5]])
-def test_a_loss_that_is_no_number_of_a_training_is_refused(loss):
+def test_a_loss_no_training_has_is_refused(loss):
+    """It is no number of a training."""
     assert "the loss is" in exchange.refusal(an_update(), loss, 7, WANTED)
 
 
@@ -296,7 +301,8 @@ def in_flower(code, *arguments):
 
 
 @needs_flower
-def test_nodes_that_say_nonsense_are_named_and_the_others_are_let_in():
+def test_nodes_that_say_nonsense_are_named():
+    """The others are let in."""
     in_flower("""
 import server
 server.say, server.Message = lines.append, lambda content, node, kind, ttl: node
@@ -316,7 +322,8 @@ assert [line for line in lines if "odd bytes" in line]
 
 
 @needs_flower
-def test_clients_that_never_join_or_never_answer_are_named():
+def test_clients_that_never_join_or_answer_are_named():
+    """Named are those that never join and those that never answer."""
     in_flower("""
 import server
 server.say, server.Message = lines.append, lambda content, node, kind, ttl: node
@@ -334,9 +341,8 @@ for said in ("0 (node 7) is refused: there is no answer after 1 s",
 
 
 @needs_flower
-def test_a_run_with_test_images_leaves_what_the_report_reads_and_one_without_leaves_the_model(
-    tmp_path,
-):
+def test_with_test_images_a_run_feeds_the_report(tmp_path):
+    """A run with test images leaves what the report reads, and one without leaves the model."""
     in_flower(
         """
 import os
@@ -388,7 +394,8 @@ for key in ("wait", "timeout"):
 
 
 @needs_flower
-def test_a_client_takes_its_share_of_the_split_or_its_own_file_and_nothing_else(tmp_path):
+def test_a_client_takes_its_share_or_file(tmp_path):
+    """It takes its share of the split or its own file, and nothing else."""
     images, labels = np.zeros((3, 32, 32, 3), np.uint8), np.array([0, 9, 4])
     own = {
         "good": (images, labels),
@@ -519,8 +526,8 @@ def connections(processes):
 def federation(tmp_path):
     """federation(run config, {client: its environment}) -> what `flwr run` printed.
 
-    .images: npz files; .addresses: (waits for others, its own address, the other's or "") of all
-    connections that Flower and its apps open.
+    .images: npz files; .addresses: (waits for others, its own address,
+    the other's or "") of all connections that Flower and its apps open.
     """
     started = []
     programs = Path(PYTHON).parent
@@ -672,9 +679,8 @@ SMALL = {
 
 @pytest.mark.slow
 @needs_flower
-def test_two_supernodes_give_the_model_of_the_loop_and_only_the_loopback_is_used(
-    federation, tmp_path
-):
+def test_two_supernodes_give_the_loops_model(federation, tmp_path):
+    """Only the loopback is used."""
     said = federation(SMALL, {0: {}, 1: {}})
     assert "round   2" in said, said
     assert same_model(
@@ -688,9 +694,8 @@ def test_two_supernodes_give_the_model_of_the_loop_and_only_the_loopback_is_used
 
 @pytest.mark.slow
 @needs_flower
-def test_a_supernode_that_sends_what_cannot_be_used_is_named_and_the_others_go_on(
-    federation, tmp_path
-):
+def test_a_supernode_sending_useless_things_is_named(federation, tmp_path):
+    """What it sends cannot be used; the others go on."""
     fake = tmp_path / "fake"
     fake.mkdir()
     (fake / "fpl.py").write_text(WITHOUT_TRAINING)

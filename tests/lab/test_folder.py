@@ -70,7 +70,8 @@ def prototypes(seed=0, m=5, k=10, d=16):
 # -- tables
 
 
-def test_describe_says_which_data_and_which_client_holds_how_much():
+def test_describe_says_which_data_each_client_holds():
+    """It says which data they are, and which client holds how much."""
     sources = {"mnist": source_of("files", 60000), "usps": source_of("files", 7291)}
     clients = [client_of("mnist", 600)] * 2 + [
         client_of("mnist", 599),
@@ -84,7 +85,8 @@ def test_describe_says_which_data_and_which_client_holds_how_much():
     assert "stand-in" not in text and "Warning" not in text
 
 
-def test_describe_says_that_a_stand_in_is_not_the_papers_data():
+def test_describe_says_a_stand_in_is_one():
+    """It says that a stand-in is not the paper's data."""
     text = screen.describe(
         {"mnist": source_of("files", 60000), "usps": source_of("stand-in", 1000)},
         [client_of("mnist", 3), client_of("mnist", 3), client_of("usps", 3), client_of("usps", 3)],
@@ -96,7 +98,8 @@ def test_describe_says_that_a_stand_in_is_not_the_papers_data():
 @pytest.mark.parametrize(
     "usps_clients, words", [(0, "usps has no client"), (1, "usps has only one client")]
 )
-def test_describe_warns_of_a_domain_with_less_than_two_clients(usps_clients, words):
+def test_describe_warns_of_domains_with_one_client(usps_clients, words):
+    """It warns of a domain with less than two clients."""
     sources = {"mnist": source_of("files", 60000), "usps": source_of("files", 7291)}
     clients = [client_of("mnist", 3)] * 2 + [client_of("usps", 3)] * usps_clients
     warnings = [
@@ -129,7 +132,8 @@ def test_describe_names_the_classes_that_a_client_lacks():
     assert text.count("Note: ") == 1
 
 
-def test_describe_warns_of_files_that_are_a_part_of_the_published_set():
+def test_describe_warns_of_partial_files():
+    """It warns of files that are a part of the published set."""
     text = screen.describe({"svhn": source_of("files", 4434)}, [client_of("svhn", 3)] * 2, Config())
     assert "svhn has 4,434 training images, the published set 73,257" in text
 
@@ -150,7 +154,8 @@ def test_round_line_is_one_line_with_every_number():
         (1, "mean of the last round", ["10.00", "5.00", "7.50"]),
     ],
 )
-def test_final_table_has_the_last_round_and_the_mean_of_the_last_five(rounds, words, means):
+def test_the_final_table_has_last_round_and_mean(rounds, words, means):
+    """The mean is that of the last five rounds."""
     head, last, mean = screen.final_table(
         [log_of(number) for number in range(1, rounds + 1)]
     ).splitlines()
@@ -163,7 +168,8 @@ def test_final_table_has_the_last_round_and_the_mean_of_the_last_five(rounds, wo
 # -- files
 
 
-def test_rounds_csv_gives_back_every_number_exactly_and_has_one_header(tmp_path):
+def test_rounds_csv_gives_back_every_number_exactly(tmp_path):
+    """It has one header."""
     logs = [log_of(1, mnist=100 / 3, usps=200 / 7), log_of(2, mnist=0.1 + 0.2, usps=100.0)]
     for written, log in enumerate(logs, start=1):
         folder.append_round(tmp_path, log, 100 / 7)
@@ -194,8 +200,8 @@ def test_rounds_csv_gives_back_every_number_exactly_and_has_one_header(tmp_path)
         assert float(row["purity"]) == 100 / 7
 
 
-# Four clients at 0, 10, 90 and 95 degrees make the clusters 0 1 and 2 3 (finch.py's example);
-# class 1 has one holder.
+# Four clients at 0, 10, 90 and 95 degrees make the
+# clusters 0 1 and 2 3 (finch.py's example); class 1 has one holder.
 CORNER = np.stack(
     [np.cos(np.radians([0, 10, 90, 95])), np.sin(np.radians([0, 10, 90, 95]))], axis=1
 )
@@ -211,15 +217,15 @@ COUNTS = np.array([[5, 0], [5, 0], [5, 3], [5, 0]])
         (["a", "b", "a", "b"], [{"a": 1, "b": 1}, {"a": 1, "b": 1}, {"a": 1}], 100 / 3),
     ],
 )
-def test_clusters_are_counted_by_domain_and_purity_is_the_share_of_those_with_one_domain(
-    domains, members, pure
-):
+def test_clusters_are_counted_by_domain(domains, members, pure):
+    """Purity is the share of those with one domain."""
     rows = folder.cluster_rows(fpl.cluster_members(MEANS, COUNTS, "first"), domains)
     assert rows == [(0, 0, members[0]), (0, 1, members[1]), (1, 0, members[2])]
     assert folder.purity(rows) == pytest.approx(pure)
 
 
-def test_the_clusters_are_those_of_the_partition_that_fpl_trains_with():
+def test_clusters_are_those_fpl_trains_with():
+    """The clusters are those of the partition that FPL trains with."""
     rng = np.random.default_rng(3)
     means, counts = rng.random((60, 10, 6)), rng.integers(0, 4, (60, 10))
     numbers = {}
@@ -248,9 +254,8 @@ def state_of(number, mask=True):
 @pytest.mark.parametrize(
     "tells", [True, False]
 )  # whether the method tells its clusters, as FPL does
-def test_a_round_adds_its_clusters_and_keeps_the_prototypes_of_the_rounds_that_are_shown(
-    tells, has_prototypes, tmp_path
-):
+def test_a_round_adds_clusters_and_keeps_prototypes(tells, has_prototypes, tmp_path):
+    """The prototypes kept are those of the rounds that are shown."""
     domains = ["usps", "mnist", "mnist", "mnist"]
     members = {"members": fpl.cluster_members(WIDE, COUNTS, "first")} if tells else {}
     for number in (1, 2, 5):
@@ -296,7 +301,8 @@ def test_config_json_has_settings_data_and_versions(tmp_path):
     assert read["versions"]["numpy"] == np.__version__
 
 
-def test_arrays_come_back_as_they_were_even_from_a_view(tmp_path):
+def test_arrays_come_back_even_from_a_view(tmp_path):
+    """They come back as they were."""
     network = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3).T, "scalar": np.float32(2)}
     arrays = prototypes()
     folder.save_arrays(tmp_path, network, arrays)
@@ -313,7 +319,7 @@ def test_arrays_come_back_as_they_were_even_from_a_view(tmp_path):
     ]
 
 
-def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
+def test_failed_writes_leave_the_old_file_whole(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -327,7 +333,8 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_the_clusters_that_a_method_tells_are_written_and_not_made_anew(tmp_path):
+def test_clusters_that_a_method_tells_are_written(tmp_path):
+    """They are not made anew."""
     members = np.array([[0, -1], [1, -1], [1, 0], [0, -1]])  # FINCH would pair 0 1 and 2 3
     log = log_of(1) | {"class_means": WIDE, "counts": COUNTS, "members": members}
     folder.write_round(tmp_path, state_of(1), log, ["mnist", "usps", "usps", "mnist"], "first")
@@ -338,14 +345,15 @@ def test_the_clusters_that_a_method_tells_are_written_and_not_made_anew(tmp_path
     ]
 
 
-def test_without_test_images_a_round_leaves_the_network_and_the_prototypes_alone(tmp_path):
+def test_rounds_without_test_images_leave_two_files(tmp_path):
+    """Without test images a round leaves the network and the prototypes alone."""
     log = {**log_of(1), "accuracy": {}, "class_means": WIDE, "counts": COUNTS}
     folder.write_round(tmp_path, state_of(1), log, ["mnist"] * 4, "first")
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["model.safetensors", "prototypes.npz"]
 
 
-def test_a_state_by_name_makes_the_same_vectors_again():
+def test_states_by_name_make_the_same_vectors_again():
     state = state_of(1)
     params, stats = folder.named(state)
     assert {name: value.shape for name, value in params.items()} == dict(fpl.param_shapes(1))
@@ -370,7 +378,8 @@ def draw_prototypes(path, **change):
 
 
 @pytest.mark.parametrize("draw", [draw_accuracy, draw_prototypes])
-def test_pictures_open_show_something_and_have_the_same_bytes_again(draw, tmp_path):
+def test_pictures_open_and_keep_their_bytes(draw, tmp_path):
+    """They show something, and have the same bytes again."""
     draw(tmp_path / "one.png")
     draw(tmp_path / "two.png")
     with Image.open(tmp_path / "one.png") as picture:
@@ -380,7 +389,8 @@ def test_pictures_open_show_something_and_have_the_same_bytes_again(draw, tmp_pa
 
 
 @pytest.mark.filterwarnings("error")
-def test_pictures_of_one_round_and_of_no_prototype_can_be_drawn(tmp_path):
+def test_pictures_of_one_round_can_be_drawn(tmp_path):
+    """So can those of no prototype."""
     draw_accuracy(tmp_path / "one round.png", rounds=1)
     draw_prototypes(
         tmp_path / "none.png",
@@ -389,7 +399,8 @@ def test_pictures_of_one_round_and_of_no_prototype_can_be_drawn(tmp_path):
     assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
 
 
-def test_the_plane_keeps_distances_of_points_that_lie_in_one_and_fixes_the_sign():
+def test_the_plane_keeps_distances_and_fixes_signs():
+    """Distances are those of points that lie in one plane."""
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(8, 2)))[0]
     flat = rng.normal(size=(12, 2)) * (3, 1)
@@ -410,12 +421,14 @@ def test_the_plane_shows_no_rounding_errors():
     assert not pictures.plane(nearly)[0](nearly).any()
 
 
-def test_the_plane_of_a_single_point_is_that_point():
+def test_the_plane_of_one_point_is_it():
+    """The plane of a single point is that point."""
     project, share = pictures.plane(np.ones((1, 4)))
     assert not project(np.ones((1, 4))).any() and not share.any()
 
 
-def test_the_legend_counts_clients_and_names_no_cluster_where_there_is_none():
+def test_the_legend_counts_clients():
+    """It names no cluster where there is none."""
     scene = pictures.scene(["mnist"] * 4 + ["usps"], **prototypes())
     labels = [handle.get_label() for handle in pictures.legend_handles(scene)]
     assert (

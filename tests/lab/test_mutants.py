@@ -30,7 +30,8 @@ def functions_of(module):
     PLAN["group"],
     ids=lambda group: f"{group['module']}:{group.get('functions', ['all'])[0]}",
 )
-def test_each_group_names_functions_and_test_files_that_are_there(group):
+def test_groups_name_functions_and_files_that_exist(group):
+    """The files are test files."""
     assert set(group.get("functions", [])) <= functions_of(group["module"])
     for stage in group["tests"]:
         assert stage.startswith("tests/")
@@ -47,7 +48,7 @@ def test_each_choice_of_tests_finds_some():
             assert all(any(word in name for name in names) for word in words), stage
 
 
-def test_each_reason_is_for_a_line_that_is_still_there():
+def test_each_reasons_line_is_still_there():
     modules = {group["module"] for group in PLAN["group"]}
     assert not mutants.stale(PLAN, {module: (ROOT / module).read_text() for module in modules})
     assert all(
@@ -55,7 +56,8 @@ def test_each_reason_is_for_a_line_that_is_still_there():
     )
 
 
-def test_a_function_belongs_to_the_first_group_that_names_it_or_that_names_none():
+def test_functions_belong_to_the_first_fitting_group():
+    """That is the first group that names the function or that names none."""
     plan = {
         "group": [
             {"module": "a.py", "functions": ["f"], "tests": 1},
@@ -110,7 +112,8 @@ def concluded(hows, left):
     return mutants.summary({"group": [], "left": left}, SOURCES, results, "Mutants")
 
 
-def test_nineteen_of_twenty_killed_and_a_reason_for_the_last_is_enough(one_change):
+def test_nineteen_of_twenty_killed_are_enough(one_change):
+    """The last has a reason."""
     text, good = concluded(["killed"] * 18 + ["timeout", "survived"], [REASON])
     assert good and "| a.py | 40 | 20 | 19 | 1 | 1 | 95.0 |" in text
     assert (
@@ -121,25 +124,28 @@ def test_nineteen_of_twenty_killed_and_a_reason_for_the_last_is_enough(one_chang
     )
 
 
-def test_a_survivor_without_a_reason_is_shouted_with_its_place_and_its_change(one_change):
+def test_a_survivor_without_a_reason_is_shouted(one_change):
+    """It is shouted with its place and its change."""
     text, good = concluded(["killed"] * 19 + ["survived"], [])
     assert not good and "SURVIVORS WITHOUT A REASON" in text
     assert "a.py:3 f, NumberReplacer: survived\n      - x = 1\n      + x = 2" in text
 
 
-def test_fewer_than_95_percent_killed_is_not_enough_whatever_the_reasons(one_change):
+def test_under_95_percent_killed_is_not_enough(one_change):
+    """No reasons make it enough."""
     text, good = concluded(["killed"] * 18 + ["survived"] * 2, [REASON])
     assert not good and "NOT ENOUGH" in text and "90.0" in text
 
 
-def test_a_reason_for_another_change_or_for_a_line_that_is_gone_does_not_count(one_change):
+def test_stale_reasons_do_not_count(one_change):
+    """A stale reason is for another change, or for a line that is gone."""
     for other in ({"now": ["x = 3"]}, {"module": "b.py"}, {"was": "y = 3"}):
         assert mutants.reason_of({"left": [REASON | other]}, "a.py", "x = 1", "x = 2") == ""
     text, good = concluded(["killed"] * 20, [REASON | {"was": "z = 1"}])
     assert not good and "no longer there" in text
 
 
-def test_a_change_over_several_lines_is_read_as_one():
+def test_changes_over_several_lines_are_read_as_one():
     assert mutants.changed("a = f(1,\n      2)\nb = 0\n", "a = f(1,\n      3)\nb = 0\n") == (
         "2)",
         "3)",
@@ -171,7 +177,8 @@ BODIES = {
 }
 
 
-def test_the_tests_of_a_mutant_run_in_a_process_of_their_own_and_their_end_is_told_apart(tmp_path):
+def test_a_mutants_tests_have_their_own_process(tmp_path):
+    """How they end is told apart."""
     (tmp_path / "tests" / "lab").mkdir(parents=True)
     (tmp_path / "thing.py").write_text("x = 1\n")
     code = f"""
@@ -195,7 +202,8 @@ for body in {list(BODIES)}:
     assert done.stdout.splitlines() == list(BODIES.values()), done.stderr
 
 
-def test_a_result_rests_on_its_tests_and_on_what_tests_share(tmp_path):
+def test_a_result_rests_on_its_tests(tmp_path):
+    """It rests on what tests share, too."""
     (tmp_path / "tests" / "method").mkdir(parents=True)
     names = ("tests/method/test_a.py", "tests/method/test_b.py", "tests/shared.py")
     digests = []
@@ -207,7 +215,8 @@ def test_a_result_rests_on_its_tests_and_on_what_tests_share(tmp_path):
     assert other == before and len({before, own, shared}) == 3
 
 
-def test_the_profile_for_mutants_stops_at_the_first_failure_without_shrinking():
+def test_the_mutants_profile_stops_at_first_failure():
+    """It stops without shrinking."""
     from hypothesis import Phase, settings
 
     assert Phase.shrink not in settings.get_profile("mutants").phases

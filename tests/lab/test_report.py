@@ -1,5 +1,5 @@
-"""The report's page says what the runs gave: numbers by hand, the paper's beside them, nothing
-dropped in silence.
+"""The report's page says what the runs gave:
+numbers by hand, the paper's beside them, nothing dropped in silence.
 """
 
 import csv
@@ -25,8 +25,8 @@ DIGITS = ("mnist", "usps", "svhn", "syn")
 
 
 def flat(*averages):
-    """Rounds in which all domains have the same accuracy but for mnist's +8 and usps' -8. averages:
-    of each round.
+    """Rounds in which all domains have the same accuracy
+    but for mnist's +8 and usps' -8. averages: of each round.
     """
     return [{"mnist": avg + 8, "usps": avg - 8, "svhn": avg, "syn": avg} for avg in averages]
 
@@ -69,8 +69,8 @@ def made(tmp_path_factory):
 
 
 def table_of(folder, title):
-    """The table whose title ends so: first cell -> the other cells by column; (first cell, "paper")
-    -> the paper's row.
+    """The table whose title ends so: first cell -> the other
+    cells by column; (first cell, "paper") -> the paper's row.
     """
     ((_, runs),) = folders.find_sections(folder)
     table = next(table for table in tables.tables(runs) if table.title.endswith(title))
@@ -85,10 +85,11 @@ def table_of(folder, title):
 # -- numbers
 
 
-def test_a_row_is_the_mean_over_seeds_of_the_means_of_the_last_five_rounds_with_its_spread(small):
+def test_a_row_is_the_mean_over_seeds(small):
+    """It is the mean of the means of the last five rounds, with its spread."""
     rows, table = table_of(small, "Table 2")
-    # FedAvg: 40 and 50, so 45 and sqrt((5^2 + 5^2) / 1) = 7.07; FPL: 46, 52, 60, so 52.67 and
-    # sqrt(98.67 / 2) = 7.02
+    # FedAvg: 40 and 50, so 45 and sqrt((5^2 + 5^2) / 1) = 7.07;
+    # FPL: 46, 52, 60, so 52.67 and sqrt(98.67 / 2) = 7.02
     assert rows["FedAvg"] == {
         "mnist": "53.00 ± 7.07",
         "usps": "37.00 ± 7.07",
@@ -102,16 +103,18 @@ def test_a_row_is_the_mean_over_seeds_of_the_means_of_the_last_five_rounds_with_
     assert table.note.startswith("Mean of the last 5 rounds; ")
 
 
-def test_the_difference_is_taken_between_runs_of_one_seed_and_then_averaged(small):
+def test_the_difference_pairs_runs_of_one_seed(small):
+    """The difference is taken between runs of one seed and then averaged."""
     rows, table = table_of(small, "Table 2")
-    # seed 0: 46 - 40 = 6, seed 1: 52 - 50 = 2; seed 2 has no FedAvg. The difference of the
-    # means would be 7.67.
+    # seed 0: 46 - 40 = 6, seed 1: 52 - 50 = 2; seed 2 has no FedAvg.
+    # The difference of the means would be 7.67.
     assert rows["FPL"]["AVG minus FedAvg"] == "+4.00 ± 2.83"
     assert rows["FPL"]["seeds"] == "3 seeds (2 pairs)"
     assert ("here", "fpl", 2, "AVG minus fedavg", "+4.00", "2.83") in table.records
 
 
-def test_one_seed_has_no_spread_and_few_rounds_are_said_to_be_few(tmp_path):
+def test_one_seed_has_no_spread(tmp_path):
+    """Few rounds are said to be few."""
     write(tmp_path, "fedavg", 3, [30, 40, 50])
     write(tmp_path, "fpl", 3, [30, 43, 50])
     rows, table = table_of(tmp_path, "Table 2")
@@ -126,7 +129,8 @@ def test_a_single_round_is_not_called_rounds(tmp_path):
     assert table_of(tmp_path, "Table 2")[1].note.startswith("Mean of the last round.")
 
 
-def test_a_run_that_diverged_is_named_and_is_in_no_number(small):
+def test_a_diverged_run_is_named_and_not_counted(small):
+    """It is in no number."""
     write(small, "fpl", 3, [10, 91, 91, 91, 91, 91], diverged="round 7, client 2: the loss is nan")
     write(small, "moon", 0, [10, 91], diverged="the loss is inf")
     write(small, "moon", 1, [], diverged="the loss is inf")
@@ -153,7 +157,8 @@ def test_a_base_that_diverged_makes_no_pair(small):
     assert table_of(small, "Table 2")[0]["FPL"]["AVG minus FedAvg"] == "+2.00"
 
 
-def test_unfinished_runs_are_not_read_and_short_ones_are_named(small):
+def test_unfinished_runs_are_not_read(small):
+    """Short ones are named."""
     os.rename(f"{small}/fpl/seed-2", f"{small}/fpl/seed-2.part")
     write(small, "fpl", 4, [10, 52], changes={"rounds": 6})
     rows, table = table_of(small, "Table 2")
@@ -170,7 +175,8 @@ def test_unfinished_runs_are_not_read_and_short_ones_are_named(small):
 # -- the paper's numbers
 
 
-def test_the_papers_numbers_stand_below_ours_with_their_own_difference(small):
+def test_papers_numbers_stand_below_ours(small):
+    """They stand there with their own difference."""
     rows, _ = table_of(small, "Table 2")
     assert rows["FPL", "paper"] == {
         "mnist": "98.31",
@@ -188,7 +194,7 @@ def test_the_papers_numbers_stand_below_ours_with_their_own_difference(small):
 
 
 @pytest.mark.parametrize("task", ["digits", "office"])
-def test_each_printed_average_is_the_mean_of_its_domains(task):
+def test_printed_averages_are_means_of_their_domains(task):
     assert (
         len(paper.TABLE_2[task]) == 8
         and len(paper.TABLE_1[task]) == 4
@@ -200,7 +206,7 @@ def test_each_printed_average_is_the_mean_of_its_domains(task):
             assert np.mean(domains) == pytest.approx(avg, abs=0.0151), name
 
 
-def test_an_ablation_makes_the_tables_and_figures_of_the_paper(made):
+def test_an_ablation_makes_the_papers_tables_and_figures(made):
     rows, _ = table_of(f"{made}/ablate", "Table 1")
     assert list(rows) == [
         key
@@ -223,7 +229,8 @@ def test_an_ablation_makes_the_tables_and_figures_of_the_paper(made):
     assert rows["tau = 0.005"]["AVG minus tau = 0.02"] == f"{ours['tau-0.005'] - ours['both']:+.2f}"
 
 
-def test_figure_5_on_office_has_the_one_number_that_the_paper_prints(tmp_path):
+def test_figure_5_on_office_has_one_number(tmp_path):
+    """It is the one number that the paper prints."""
     for variant, avg in (("cpcl-global", 40), ("cpcl", 43)):
         accuracy = dict.fromkeys(made_runs.SOURCES["office"], avg)
         made_runs.write_run(
@@ -250,9 +257,8 @@ def test_figure_5_on_office_has_the_one_number_that_the_paper_prints(tmp_path):
         (["tau-0.1"], ["Other variants"]),
     ],
 )
-def test_an_incomplete_set_makes_the_tables_that_it_can_and_leaves_no_variant_out(
-    variants, titles, tmp_path
-):
+def test_an_incomplete_set_makes_tables_it_can(variants, titles, tmp_path):
+    """It leaves no variant out."""
     for variant in variants:
         write(tmp_path, variant, 0, [20], changes={"tau": 0.1} if "tau" in variant else {})
     ((_, runs),) = folders.find_sections(tmp_path)
@@ -271,7 +277,8 @@ def why(tmp_path, task="digits", sources=None, **changes):
     return tables.why_different([read_run(folder)])
 
 
-def test_the_reasons_for_other_numbers_come_from_the_settings_and_the_data(tmp_path):
+def test_reasons_for_other_numbers_have_two_sources(tmp_path):
+    """They come from the settings and the data."""
     text = why(
         tmp_path, rounds=10, width=8, test_images=1000, clients=(3, 7, 6, 4), upcr_reduce="sum"
     )
@@ -306,7 +313,8 @@ def test_a_faithful_run_differs_in_its_draws_alone(tmp_path):
     )
 
 
-def test_syn_of_the_published_size_is_named_and_a_method_with_numbers_of_its_own(tmp_path):
+def test_syn_of_published_size_is_named(tmp_path):
+    """A method with numbers of its own is named, too."""
     sources = made_runs.sources_of("digits")
     sources["syn"]["train"] = 10_000
     assert "syn is the paper's only if its files are Kaggle's prasunroy/synthetic-digits" in why(
@@ -329,7 +337,8 @@ def test_the_stand_in_is_a_reason(tmp_path):
     assert "usps is the built-in stand-in, 7,291 training images" in text
 
 
-def test_a_term_that_the_variant_switches_off_is_no_reason_but_another_weight_is(tmp_path):
+def test_a_term_switched_off_is_no_reason(tmp_path):
+    """The variant switches it off. Another weight is a reason."""
     assert "cpcl" not in why(tmp_path, cpcl=0.0)
     shutil.rmtree(tmp_path / "run")
     assert "cpcl 0.5 (1)" in why(tmp_path, cpcl=0.5)
@@ -345,12 +354,13 @@ ROWS = [
 ]
 
 
-def test_clusters_per_class_and_purity_and_mixtures_are_those_of_clusters_csv(tmp_path):
+def test_cluster_figures_are_those_of_clusters_csv(tmp_path):
+    """The figures are clusters per class, purity and mixtures."""
     others = [(0, 0, {"usps": 3, "syn": 1}), (1, 0, {"syn": 2})]
     write(tmp_path, "fpl", 0, [20, 30], clusters=[ROWS, others])
     rows, _ = table_of(tmp_path, "local prototypes")
-    # round 1: 4 clusters of 2 classes, 2 of them pure; round 2: 2 of 2 classes, 1 pure.
-    # Mixed: usps + syn twice in three.
+    # round 1: 4 clusters of 2 classes, 2 of them pure; round 2:
+    # 2 of 2 classes, 1 pure. Mixed: usps + syn twice in three.
     assert rows["FPL"] == {
         "clusters per class": "1.50",
         "pure (%)": "50.00",
@@ -359,7 +369,8 @@ def test_clusters_per_class_and_purity_and_mixtures_are_those_of_clusters_csv(tm
     }
 
 
-def test_the_heat_table_shows_the_last_rounds_members_class_by_class(tmp_path):
+def test_the_heat_table_shows_members_by_class(tmp_path):
+    """They are the last round's members, class by class."""
     write(tmp_path, "fpl", 0, [20, 30], clusters=[[(0, 0, {"mnist": 6})], ROWS])
     (run,) = folders.find_runs(tmp_path)
     figure, caption = charts.heat(run)
@@ -378,7 +389,7 @@ def test_the_heat_table_shows_the_last_rounds_members_class_by_class(tmp_path):
     assert "FPL, seed 0, round 2" in caption
 
 
-def test_the_curves_of_clusters_are_those_of_fpl_and_fedavg(made):
+def test_cluster_curves_are_fpls_and_fedavgs(made):
     figure, caption = charts.cluster_curves(tables.by_variant(folders.find_runs(f"{made}/compare")))
     left, right = figure.axes
     assert [line.get_label() for line in right.lines] == ["FPL", "FedAvg"]
@@ -391,7 +402,8 @@ def test_the_curves_of_clusters_are_those_of_fpl_and_fedavg(made):
 # -- pictures
 
 
-def test_curves_are_means_over_seeds_and_the_band_reaches_from_the_lowest_to_the_highest(small):
+def test_curves_are_means_over_seeds_with_bands(small):
+    """The band reaches from the lowest to the highest."""
     groups = tables.by_variant(folders.find_runs(small))
     figure, caption = charts.curves(groups, ["AVG"])
     (axes,) = figure.axes
@@ -411,7 +423,8 @@ def test_curves_are_means_over_seeds_and_the_band_reaches_from_the_lowest_to_the
     )
 
 
-def test_bars_have_a_dot_for_each_seed_and_start_at_zero(small):
+def test_bars_have_seed_dots_and_start_at_zero(small):
+    """There is a dot for each seed."""
     groups = tables.by_variant(folders.find_runs(small))
     figure, _ = charts.bars(groups, tables.plans(groups))
     (axes,) = figure.axes
@@ -422,7 +435,8 @@ def test_bars_have_a_dot_for_each_seed_and_start_at_zero(small):
     assert [text.get_text() for text in axes.texts] == ["45.00", "52.67"]
 
 
-def test_tau_lies_on_a_logarithmic_axis_and_a_tau_without_a_number_is_named(tmp_path):
+def test_tau_lies_on_a_logarithmic_axis(tmp_path):
+    """A tau without a number is named."""
     for tau, averages in ((0.005, [33, 31]), (0.02, [50, 40]), (0.5, [20, 22]), (0.01, [])):
         for seed, avg in enumerate(averages or [0]):
             write(
@@ -442,7 +456,8 @@ def test_tau_lies_on_a_logarithmic_axis_and_a_tau_without_a_number_is_named(tmp_
     assert len(axes.lines[1].get_xdata()) == 6
 
 
-def test_the_prototypes_are_shown_for_the_rounds_that_were_kept_and_the_last(tmp_path):
+def test_prototypes_are_shown_for_kept_rounds(tmp_path):
+    """They are shown for the last round, too."""
     config = made_runs.config_of(rounds=7)
     run = read_run(made_runs.made_run(f"{tmp_path}/run", "fpl", config))
     figure, caption = charts.snapshots(run, report.client_domains(run), False)
@@ -457,7 +472,8 @@ def test_the_prototypes_are_shown_for_the_rounds_that_were_kept_and_the_last(tmp
     assert "two principal axes" in caption and "FPL, seed 0 (20 clients)" in caption
 
 
-def test_t_sne_is_asked_for_gives_the_same_places_again_and_is_said_to_be_used(tmp_path):
+def test_t_sne_gives_the_same_places_again(tmp_path):
+    """It is asked for, and is said to be used."""
     config = made_runs.config_of(rounds=1, clients=(1, 1, 1, 1))
     run = read_run(made_runs.made_run(f"{tmp_path}/run", "fpl", config))
     pngs, captions = zip(
@@ -476,7 +492,8 @@ def test_t_sne_is_asked_for_gives_the_same_places_again_and_is_said_to_be_used(t
     assert len({tuple(place) for place in project(rows)}) == 12
 
 
-def test_without_scikit_learn_t_sne_is_refused_in_one_line(small, monkeypatch, capsys):
+def test_without_scikit_learn_t_sne_is_refused(small, monkeypatch, capsys):
+    """It is refused in one line."""
     monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
     assert report.main([small, "--tsne"]) == 2
     error = capsys.readouterr().err
@@ -515,7 +532,8 @@ def test_a_name_is_drawn_as_it_stands(name, tmp_path):
 
 
 @pytest.mark.parametrize("count", [40, 3000])
-def test_many_clusters_of_a_class_are_drawn_in_a_moment_and_never_hide_one_another(count, small):
+def test_many_clusters_are_drawn_without_hiding(count, small):
+    """They are clusters of one class, drawn in a moment, and never hide one another."""
     run = folders.find_runs(small)[0]
     run = run._replace(clusters={1: [(0, {"mnist": 2}), (0, {"usps": 1, "syn": 1})] * (count // 2)})
     start = time.process_time()
@@ -533,7 +551,8 @@ def test_many_clusters_of_a_class_are_drawn_in_a_moment_and_never_hide_one_anoth
 # -- the page
 
 
-def test_the_page_is_well_formed_and_needs_no_other_file(made):
+def test_the_page_is_well_formed_and_self_contained(made):
+    """It needs no other file."""
     text = Path(made, "report.html").read_text()
     root = xml.etree.ElementTree.fromstring(text.removeprefix("<!DOCTYPE html>\n"))
     images = root.findall(".//img")
@@ -568,7 +587,8 @@ def test_the_same_folders_give_the_same_bytes(made):
     assert contents[0] == contents[1] and not list(Path(made, "compare").glob("*.part"))
 
 
-def test_page_markdown_csv_and_screen_have_the_same_numbers(made):
+def test_page_markdown_csv_and_screen_agree(made):
+    """They have the same numbers."""
     rows = list(csv.DictReader(io.StringIO(Path(made, "report.csv").read_text())))
     texts = [
         Path(made, "report.html").read_text(),
@@ -593,7 +613,8 @@ def test_page_markdown_csv_and_screen_have_the_same_numbers(made):
     assert all(re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", texts[2]) for number in in_csv)
 
 
-def test_the_tables_of_the_page_have_headers_and_numbers_to_the_right(made):
+def test_page_tables_have_headers_and_aligned_numbers(made):
+    """The numbers of the tables stand to the right."""
     root = xml.etree.ElementTree.fromstring(
         Path(made, "report.html").read_text().removeprefix("<!DOCTYPE html>\n")
     )
@@ -643,9 +664,8 @@ def test_text_from_the_folders_cannot_become_markup(tmp_path):
         ({"cpcl": 0.0}, "UPCR only"),
     ],
 )
-def test_a_run_that_was_made_alone_has_a_page_of_its_own_and_the_name_of_what_it_trained(
-    changes, label, tmp_path
-):
+def test_a_run_made_alone_has_its_page(changes, label, tmp_path):
+    """The page is its own and has the name of what was trained."""
     folder = made_runs.write_run(
         f"{tmp_path}/digits-1", made_runs.config_of(rounds=2, **changes), flat(20, 30)
     )
@@ -654,9 +674,8 @@ def test_a_run_that_was_made_alone_has_a_page_of_its_own_and_the_name_of_what_it
     assert {"report.html", "report.md", "report.csv"} <= set(os.listdir(folder))
 
 
-def test_without_a_folder_every_run_and_experiment_below_runs_has_its_section(
-    small, tmp_path, monkeypatch, capsys
-):
+def test_without_folder_every_run_has_its_section(small, tmp_path, monkeypatch, capsys):
+    """So has every experiment below runs/."""
     monkeypatch.chdir(tmp_path)
     os.makedirs("runs/empty")
     shutil.move(small, "runs/b-experiment")
@@ -718,7 +737,8 @@ def test_the_screen_has_aligned_tables(small):
         ("config.json", '{"config": 3}', "is not what a run writes"),
     ],
 )
-def test_a_file_that_no_run_left_so_is_named_in_one_line(name, content, words, small, capsys):
+def test_strange_files_are_named_in_one_line(name, content, words, small, capsys):
+    """A file that no run left so is named."""
     path = f"{small}/fpl/seed-1/{name}"
     Path(path).write_bytes(content.encode("latin-1"))
     assert report.main([small]) == 2
@@ -736,9 +756,8 @@ def test_a_file_that_no_run_left_so_is_named_in_one_line(name, content, words, s
         ([], "runs is no folder"),
     ],
 )
-def test_where_there_is_nothing_to_show_one_line_says_so(
-    arguments, words, tmp_path, monkeypatch, capsys
-):
+def test_nothing_to_show_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    """Where there is nothing to show, one line says so."""
     monkeypatch.chdir(tmp_path)
     assert report.main(arguments) == 2
     captured = capsys.readouterr()
@@ -750,7 +769,8 @@ def test_where_there_is_nothing_to_show_one_line_says_so(
     )
 
 
-def test_a_run_without_a_finished_round_is_said_to_have_none(tmp_path):
+def test_runs_without_a_round_say_so(tmp_path):
+    """A run without a finished round is said to have none."""
     folder = made_runs.write_run(f"{tmp_path}/digits-1", made_runs.config_of(rounds=2), [])
     report.write_report(folder)
     rows, _ = table_of(folder, "Table 2")
@@ -758,14 +778,16 @@ def test_a_run_without_a_finished_round_is_said_to_have_none(tmp_path):
     assert "fpl, seed 0, has 0 rounds of 2." in report.summary_text(folder)
 
 
-def test_a_seeds_folder_without_its_config_is_not_passed_over(small, capsys):
+def test_seed_folders_without_config_are_not_passed_over(small, capsys):
+    """A seed's folder without its config is not passed over."""
     os.remove(f"{small}/fpl/seed-1/config.json")
     assert report.main([small]) == 2
     error = capsys.readouterr().err
     assert f"{small}/fpl/seed-1/config.json" in error and error.count("\n") == 1
 
 
-def test_what_repeat_leaves_beside_a_run_is_no_run(small):
+def test_repeats_leftovers_are_no_run(small):
+    """What --repeat leaves beside a run is no run."""
     before = report.summary_text(small)
     for name in ("seed-1.repeat", "seed-1.repeat.part"):
         shutil.copytree(f"{small}/fpl/seed-1", f"{small}/fpl/{name}")
@@ -774,7 +796,8 @@ def test_what_repeat_leaves_beside_a_run_is_no_run(small):
     assert "1 run not finished yet, not counted." in report.summary_text(small)
 
 
-def test_two_runs_of_one_variant_and_seed_are_refused(small):
+def test_two_runs_of_a_seed_are_refused(small):
+    """The runs are of one variant and seed."""
     shutil.copytree(f"{small}/fpl/seed-1", f"{small}/fpl/seed-7")
     with pytest.raises(InputError, match="two runs of fpl with seed 1"):
         report.summary_text(small)

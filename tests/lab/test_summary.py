@@ -113,11 +113,13 @@ def test_the_checksum_is_the_published_one():
     assert crc32c(b"123456789") == 0xE3069283  # the check value that CRC catalogues list
 
 
-def test_each_round_is_a_step_with_its_numbers_as_float32(three_rounds):
+def test_each_round_is_a_step_of_float32s(three_rounds):
+    """Its numbers are written as float32."""
     assert rounds(three_rounds[0]) == [expected(log) for log in LOGS]
 
 
-def test_the_file_begins_with_its_version_then_the_graph_and_time_only_goes_on(three_rounds):
+def test_the_file_begins_with_version_then_graph(three_rounds):
+    """Time only goes on."""
     path, start, end = three_rounds
     found = events(path)
     assert [event.WhichOneof("what") for event in found] == ["version", "graph_def"] + 3 * [
@@ -170,7 +172,8 @@ def test_it_says_what_mindspores_own_record_says(three_rounds, tmp_path):
     assert [(e.step, e.summary) for e in ours[2:]] == [(e.step, e.summary) for e in own[2:]]
 
 
-def test_a_round_can_be_read_as_soon_as_it_is_written(tmp_path):
+def test_a_round_is_readable_once_written(tmp_path):
+    """A round can be read as soon as it is written."""
     with summary.writer(str(tmp_path), 1) as write:
         path = only_file(tmp_path)
         assert events(path)[-1].HasField("graph_def")
@@ -179,7 +182,7 @@ def test_a_round_can_be_read_as_soon_as_it_is_written(tmp_path):
             assert rounds(path) == [expected(log) for log in LOGS[:n]]
 
 
-def test_an_interrupted_run_keeps_its_rounds_and_closes_the_file(tmp_path):
+def test_an_interrupt_keeps_rounds_and_closes_the_file(tmp_path):
     with pytest.raises(KeyboardInterrupt), summary.writer(str(tmp_path), 1) as write:
         write(LOGS[0])
         raise KeyboardInterrupt
@@ -190,7 +193,8 @@ def test_an_interrupted_run_keeps_its_rounds_and_closes_the_file(tmp_path):
     ]
 
 
-def test_a_second_run_in_the_same_second_adds_a_file_and_touches_no_other(tmp_path, monkeypatch):
+def test_runs_in_one_second_add_a_file(tmp_path, monkeypatch):
+    """A second run in the same second adds a file and touches no other."""
     monkeypatch.setattr(summary.time, "time", lambda: 1e9)
     (tmp_path / "events.out.events.summary.1.0.host_MS").write_bytes(b"another program's")
     before, contents = set(tmp_path.iterdir()), {}
@@ -228,7 +232,8 @@ def one_line(folder):
     )
 
 
-def test_a_folder_that_cannot_be_written_is_one_line_before_anything_runs(tmp_path):
+def test_a_folder_closed_to_writing_is_one_line(tmp_path):
+    """The line comes before anything runs."""
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nothing", ""):
         one_line(folder)

@@ -87,9 +87,8 @@ BAD = [  # arguments -> a part of the one line that must come
 @pytest.mark.parametrize(
     "arguments, part", BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(
-    arguments, part, tmp_path, monkeypatch, capsys
-):
+def test_bad_input_is_one_line_and_status_2(arguments, part, tmp_path, monkeypatch, capsys):
+    """It leaves nothing."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     (tmp_path / "runs" / "taken" / "model.safetensors").write_text("mine")
@@ -108,13 +107,15 @@ def command(arguments, folder):
     )
 
 
-def test_the_process_itself_ends_with_status_2_without_a_traceback(tmp_path):
+def test_the_process_ends_with_status_2(tmp_path):
+    """The process itself ends so, without a traceback."""
     done = command(["digits", "--tau", "0"], tmp_path)
     assert done.returncode == 2
     assert done.stderr == "fpl: --tau is 0.0; it must be more than 0\n"
 
 
-def test_a_file_in_the_way_of_the_runs_folder_is_one_line(tmp_path):
+def test_a_file_at_runs_is_one_line(tmp_path):
+    """The file is in the way of the runs folder."""
     (tmp_path / "runs").write_text("a file")
     done = command(SMALL, tmp_path)
     assert done.returncode == 2
@@ -131,7 +132,8 @@ def two_runs(tmp_path_factory):
     ]
 
 
-def test_a_run_shows_the_domains_a_line_a_round_and_the_table(two_runs):
+def test_a_run_shows_domains_rounds_and_table(two_runs):
+    """It shows the domains, a line a round and the table."""
     _, done = two_runs[0]
     assert done.returncode == 0, done.stderr
     assert "stand-in" in done.stdout  # nobody may take the built-in digits for the paper's
@@ -164,15 +166,15 @@ def test_a_run_leaves_what_readme_says(two_runs):
     assert prototypes["clusters"].shape == (10, 2, 8) and prototypes["mask"].any()
 
 
-def test_summaries_for_insight_go_where_they_are_asked_for_and_nowhere_else(two_runs):
+def test_insight_summaries_go_only_where_asked_for(two_runs):
     (first, _), (second, done) = two_runs
     assert done.returncode == 0, done.stderr
     assert len(list((second / "for insight").glob("*.summary.*"))) == 1
     assert not list(first.rglob("*.summary.*"))
 
 
-def test_two_processes_in_two_folders_leave_the_same_bytes(two_runs):
-    """The second also wrote summaries, which change nothing."""
+def test_two_processes_leave_the_same_bytes(two_runs):
+    """They run in two folders. The second also wrote summaries, which change nothing."""
     first, second = (folder / "runs" / "once" for folder, _ in two_runs)
     for name in (
         "model.safetensors",
@@ -199,7 +201,8 @@ def test_two_processes_in_two_folders_leave_the_same_bytes(two_runs):
     [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]],
     ids=["once", "three times"],
 )
-def test_ctrl_c_ends_with_a_sentence_and_keeps_the_finished_rounds(numbers, tmp_path):
+def test_ctrl_c_keeps_the_finished_rounds(numbers, tmp_path):
+    """It ends with a sentence."""
     process = subprocess.Popen(
         [*DOOR, *SMALL, "--rounds", "1000", "--name", "long"],
         cwd=tmp_path,
@@ -247,7 +250,8 @@ program.as_program(lambda: program.guarded(wait, []))
     [[signal.SIGTERM, signal.SIGTERM, signal.SIGINT], [signal.SIGINT] * 20],
     ids=["three", "twenty"],
 )
-def test_more_signals_interrupt_neither_the_sentence_nor_the_end_of_the_packages(numbers, tmp_path):
+def test_more_signals_interrupt_no_ending(numbers, tmp_path):
+    """They interrupt neither the sentence nor the end of the packages."""
     process = subprocess.Popen(
         [sys.executable, "-c", ENDING],
         cwd=tmp_path,
@@ -316,7 +320,8 @@ def parsed(arguments):
     return parse(settings_parser("", ""), arguments)
 
 
-def test_presets_take_the_sides_they_name_and_single_flags_win():
+def test_presets_take_sides_and_flags_win():
+    """Presets take the sides that they name, and single flags win."""
     paper, _ = parsed(["digits", "--paper", "--as", "paper"])
     assert (paper.partition, paper.upcr_reduce, paper.prototypes_from, paper.augment) == (
         "first",
@@ -337,15 +342,17 @@ def test_presets_take_the_sides_they_name_and_single_flags_win():
     assert parsed(["office"])[0].clients == (3, 2, 1, 4)
 
 
-def test_a_setting_without_a_help_and_a_rule_does_not_exist():
+def test_every_setting_has_a_help_and_a_rule():
+    """A setting without them does not exist."""
     assert list(SETTINGS) == [field.name for field in dataclasses.fields(fpl.Config)]
 
 
-def test_the_defaults_of_config_are_the_papers_and_complete_takes_them():
+def test_the_defaults_are_the_papers():
+    """They are those of Config, and complete takes them."""
     assert complete(fpl.Config()) == fpl.Config() == parsed(["digits", "--paper"])[0]
 
 
-def test_clients_and_fraction_that_are_not_given_are_the_tasks():
+def test_clients_and_fraction_default_to_the_tasks():
     for task, clients, fraction in (("digits", (6, 4, 3, 7), 0.01), ("office", (3, 2, 1, 4), 0.2)):
         cfg = complete(fpl.Config(task=task, clients=(), fraction=0.0))
         assert (cfg.clients, cfg.fraction) == (clients, fraction)

@@ -1,12 +1,10 @@
-"""The compared methods against the oracle: their terms, one step of each, their servers, what is
-remembered.
+"""The compared methods against the oracle:
+their terms, one step of each, their servers, what is remembered.
 
-A method's local gradient is checked as a whole: one SGD step without momentum and decay moves a
-parameter by -lr times
-its gradient. The oracle gives the derivative of the loss with respect to logits, features and
-parameters, the network
-alone hands the first two back to its weights (`handed_back`), and the sum must be what the step
-was.
+A method's local gradient is checked as a whole: one SGD step without momentum and decay
+moves a parameter by -lr times its gradient. The oracle gives the derivative of the loss
+with respect to logits, features and parameters, the network alone hands the first
+two back to its weights (`handed_back`), and the sum must be what the step was.
 """
 
 import dataclasses
@@ -29,9 +27,8 @@ from lab.run import checkpoint
 U = 2.0**-24  # float32's unit rounding error
 UU = 2.0**-53  # float64's
 
-# Every batch has 4 images, so that each step compiles once; a client with 8 or 12 images makes 2
-# or 3 steps an epoch.
-# No weight decay, which alone would move every parameter.
+# Every batch has 4 images, so that each step compiles once; a client with 8 or 12 images
+# makes 2 or 3 steps an epoch. No weight decay, which alone would move every parameter.
 TINY = fpl.Config(
     clients=(2, 1, 1, 1),
     width=2,
@@ -145,13 +142,13 @@ def drawn_features(seed, rows, batch=3, d=4):
 
 @given(SEEDS, st.floats(0.2, 2))
 @settings(max_examples=20)
-def test_the_oracles_moon_gradient_is_the_slope_of_its_term(seed, temperature):
+def test_oracles_moon_gradient_is_its_terms_slope(seed, temperature):
     z, towards, away = drawn_features(seed, 3)
     slope = oracle.finite_difference(
         lambda y: others.moon_term(y, towards, away, temperature), z, 1e-5
     )
-    # h^2 |L'''| / 6 with |L'''| of order (2 / (T |z|))^3, |z| > 0.03 in nearly all draws: relative
-    # to the steepest row
+    # h^2 |L'''| / 6 with |L'''| of order (2 / (T |z|))^3,
+    # |z| > 0.03 in nearly all draws: relative to the steepest row
     steep = (2 / (temperature * np.linalg.norm(z, axis=1).min())) ** 3
     np.testing.assert_allclose(
         others.moon_grad(z, towards, away, temperature), slope, rtol=0, atol=1e-10 * (1 + steep)
@@ -160,9 +157,8 @@ def test_the_oracles_moon_gradient_is_the_slope_of_its_term(seed, temperature):
 
 @given(SEEDS, st.floats(0.1, 2))
 @settings(max_examples=20)
-def test_moons_term_is_cpcl_with_the_server_as_own_cluster_and_the_past_as_the_only_other(
-    seed, temperature
-):
+def test_moons_term_is_cpcl_of_two_clusters(seed, temperature):
+    """The server is the own cluster, and the past is the only other."""
     z, towards, away = drawn_features(seed, 3)
     want = [
         oracle.cpcl_of_one(row, 0, {0: [own], 1: [other]}, temperature)
@@ -182,10 +178,10 @@ def test_moons_term_is_cpcl_with_the_server_as_own_cluster_and_the_past_as_the_o
 
 @given(SEEDS, st.floats(0, 2))
 @settings(max_examples=20)
-def test_the_oracles_quadratic_gradients_are_the_slopes_of_their_terms(seed, strength):
+def test_oracles_quadratic_gradients_are_their_terms_slopes(seed, strength):
     w, start, h = np.random.default_rng(seed).standard_normal((3, 2, 3))
-    # a central difference of a quadratic has no truncation error: rounding of a term below 100
-    # over 2e-3 is left
+    # a central difference of a quadratic has no truncation error:
+    # rounding of a term below 100 over 2e-3 is left
     for term, grad in (
         (
             lambda y: others.proximal_term({"a": y}, {"a": start}, strength),
@@ -203,7 +199,7 @@ def test_the_oracles_quadratic_gradients_are_the_slopes_of_their_terms(seed, str
 
 @given(SEEDS, st.floats(0.2, 2), st.sampled_from([0.0, 0.3, 1.0]))
 @settings(max_examples=20)
-def test_the_oracles_fedproc_gradients_are_the_slopes_of_its_loss(seed, tau, a):
+def test_oracles_fedproc_gradients_are_its_losss_slopes(seed, tau, a):
     rng = np.random.default_rng(seed)
     logits, z, labels = rng.standard_normal((3, 5)), drawn_features(seed, 1)[0], [0, 2, 4]
     prototypes = {k: rng.standard_normal(4) for k in (0, 1, 2, 3)}  # class 4 is unknown
@@ -221,7 +217,8 @@ def test_the_oracles_fedproc_gradients_are_the_slopes_of_its_loss(seed, tau, a):
 
 @given(SEEDS, st.floats(0.1, 2))
 @settings(max_examples=20)
-def test_fedprocs_contrast_is_cpcl_with_one_cluster_for_each_class(seed, tau):
+def test_fedprocs_contrast_is_cpcl_by_class(seed, tau):
+    """It is CPCL with one cluster for each class."""
     rng = np.random.default_rng(seed)
     z, labels, prototypes = (
         drawn_features(seed, 1)[0],
@@ -233,7 +230,8 @@ def test_fedprocs_contrast_is_cpcl_with_one_cluster_for_each_class(seed, tau):
     assert got == pytest.approx(want, rel=1e-12)
 
 
-def test_cross_entropy_of_equal_scores_is_log_k_and_survives_large_ones():
+def test_equal_scores_cost_log_k():
+    """So says cross-entropy, and it survives large scores."""
     assert others.cross_entropy([7.0] * 10, 3) == pytest.approx(np.log(10), rel=1e-15)
     assert others.cross_entropy([1000.0, 0.0], 1) == 1000
     np.testing.assert_allclose(
@@ -243,7 +241,7 @@ def test_cross_entropy_of_equal_scores_is_log_k_and_survives_large_ones():
 
 @given(SEEDS, st.floats(0.01, 10), st.integers(1, 4))
 @settings(max_examples=20)
-def test_the_oracles_feddyn_sums_are_what_the_papers_recursion_gives(seed, alpha, rounds):
+def test_oracles_feddyn_sums_follow_the_papers_recursion(seed, alpha, rounds):
     rng = np.random.default_rng(seed)
     history, h, network = [], 0.0, rng.standard_normal(3)
     for _ in range(
@@ -314,11 +312,12 @@ STRENGTHS = st.one_of(st.sampled_from([0.0, 0.01, 1.0]), st.floats(1e-4, 10)).ma
 
 @given(SEEDS, SCALES, STRENGTHS)
 @settings(max_examples=30)
-def test_fedproxs_term_is_the_oracles_and_its_gradient_holds_mu_once(seed, scale, mu):
+def test_fedproxs_term_is_the_oracles(seed, scale, mu):
+    """Its gradient holds mu once."""
     w, start = drawn_vectors(seed, 2, scale)
     value, grad = proximal_and_grad(Tensor(w), Tensor(start), Tensor(mu, ms.float32))
-    # A sum of squares: one sign, 218 additions at most in a row, four roundings of each square and
-    # of mu / 2.
+    # A sum of squares: one sign, 218 additions at most in a row,
+    # four roundings of each square and of mu / 2.
     assert float(value) == pytest.approx(
         others.proximal_term(named(w), named(start), mu), rel=(218 + 8) * U, abs=1e-37
     )
@@ -346,8 +345,8 @@ def test_feddyns_term_and_gradient_are_the_oracles(seed, scale, scale_h, alpha):
 
 @st.composite
 def moon_cases(draw):
-    """z, z_global, z_previous [B,d] float32, temperature; rows may be zero, equal or nearly the
-    same direction."""
+    """z, z_global, z_previous [B,d] float32, temperature;
+    rows may be zero, equal or nearly the same direction."""
     batch, d = draw(st.sampled_from([(1, 1), (4, 16), (5, 7)]))
     rng = np.random.default_rng(draw(SEEDS))
     common = rng.standard_normal(d) * draw(st.sampled_from([0.0, 1.0, 30.0]))
@@ -365,9 +364,8 @@ def test_moons_term_and_gradient_are_the_oracles(case):
     *rows, temperature = case
     value, grad = moon_and_grad(*map(Tensor, rows), Tensor(temperature, ms.float32))
     z, towards, away = (row.astype(np.float64) for row in rows)
-    # A cosine is off by (sqrt(d) + 8) U as in test_losses; the two exponents by that over T; the
-    # log of a sum, which is
-    # below 2 / T + log 2, is formed by a subtraction: a few U of it.
+    # A cosine is off by (sqrt(d) + 8) U as in test_losses; the two exponents by that over T;
+    # the log of a sum, which is below 2 / T + log 2, is formed by a subtraction: a few U of it.
     cosine_error = (np.sqrt(z.shape[1]) + 8) * U
     assert float(value) == pytest.approx(
         others.moon_term(z, towards, away, temperature),
@@ -376,9 +374,9 @@ def test_moons_term_and_gradient_are_the_oracles(case):
     )
     want = others.moon_grad(z, towards, away, temperature)
     for b, row in enumerate(z):
-        # Four unit vectors, weighed by at most P / (G + P) <= 1, whose sum may cancel while their
-        # errors do not; and the
-        # weight's own error, that of two exponents, times a bracket of length 2 at most.
+        # Four unit vectors, weighed by at most P / (G + P) <= 1,
+        # whose sum may cancel while their errors do not; and the weight's own error,
+        # that of two exponents, times a bracket of length 2 at most.
         size = np.linalg.norm(row)
         bound = (
             (8 * cosine_error + 4 * cosine_error / temperature) / (temperature * size * len(z))
@@ -390,7 +388,8 @@ def test_moons_term_and_gradient_are_the_oracles(case):
 
 @given(moon_cases())
 @settings(max_examples=20)
-def test_moons_term_is_log_2_with_gradient_zero_where_both_references_are_the_same(case):
+def test_moon_of_equal_references_costs_log_2(case):
+    """MOON's gradient is zero where both references are the same."""
     z, towards, _, temperature = case
     value, grad = moon_and_grad(
         Tensor(z), Tensor(towards), Tensor(towards), Tensor(temperature, ms.float32)
@@ -443,11 +442,11 @@ NOTHING = np.zeros((4, 10)), np.zeros((4, 8 * STEP.width))
 
 
 def drawn_weights(seed, noise):
-    """Another network than the initial one, with statistics near those of four images. -> (params,
-    stats)
+    """Another network than the initial one,
+    with statistics near those of four images. -> (params, stats)
 
-    With statistics far from those it meets, a network in evaluation mode gives all images the same
-    feature.
+    With statistics far from those it meets, a network
+    in evaluation mode gives all images the same feature.
     """
     rng, start = np.random.default_rng(seed), fpl.init_state(STEP).params.asnumpy()
     params = Tensor(start + noise * rng.standard_normal(start.shape).astype(np.float32))
@@ -512,8 +511,8 @@ def losses(steps):
     return steps[1].loss, 2 * steps[2].loss - steps[1].loss
 
 
-# Numbers at which each term weighs as much as CE: at its default a lost FedProx would hide behind
-# CE's rounding.
+# Numbers at which each term weighs as much as CE:
+# at its default a lost FedProx would hide behind CE's rounding.
 STEPPED = {
     "fedavg": baselines.FEDAVG,
     "fedprox": baselines.fedprox(mu=10.0),
@@ -528,8 +527,8 @@ STEPPED = {
 
 
 def oracles_loss_and_derivatives(method, w, logits, z, labels, images, state):
-    """The oracle's loss at w and its derivatives with respect to logits [B,K], z [B,d] and w (name
-    -> array)."""
+    """The oracle's loss at w and its derivatives with respect
+    to logits [B,K], z [B,d] and w (name -> array)."""
     to_logits = np.array(
         [others.cross_entropy_grad(row, k) / len(z) for row, k in zip(logits, labels)]
     )
@@ -574,9 +573,9 @@ def oracles_loss_and_derivatives(method, w, logits, z, labels, images, state):
 @pytest.mark.parametrize(
     "name, number", [(name, 1) for name in STEPPED] + [("fedproc", 0), ("fedproc", 2)]
 )
-def test_both_of_two_steps_move_every_parameter_by_lr_times_the_oracles_gradient(name, number):
-    """The second step starts away from the server's network, where the terms of FedProx and FedDyn
-    are not zero."""
+def test_two_steps_follow_the_oracles_gradient(name, number):
+    """Both move every parameter by lr times the oracle's gradient. The second step starts
+    away from the server's network, where the terms of FedProx and FedDyn are not zero."""
     method, state, client = STEPPED[name], drawn_state(number), one_client()
     steps = [state, turn(method, 1, state), turn(method, 2, state)]
     rng = np.random.default_rng(0)
@@ -589,14 +588,14 @@ def test_both_of_two_steps_move_every_parameter_by_lr_times_the_oracles_gradient
             method, w, logits, z, labels, images, state
         )
         want = handed_back(before.params, images, to_logits, to_z)[0]
-        # cosines over tau = 0.1 lose 2 cosine_error / tau = 1.5e-5 of an exponent; the rest are
-        # sums of float32
+        # cosines over tau = 0.1 lose 2 cosine_error / tau = 1.5e-5 of
+        # an exponent; the rest are sums of float32
         assert loss == pytest.approx(want_loss, rel=1e-4)
         for key in want:
             full = want[key] + to_w[key]
             got = (w[key] - moved[key]) / STEP.lr
-            # the new weight is rounded once, to U |w|; the gradient passes ten layers twice over:
-            # 1e-4 of its largest
+            # the new weight is rounded once, to U |w|;
+            # the gradient passes ten layers twice over: 1e-4 of its largest
             bound = (
                 2 * U * np.abs(w[key]).max() / STEP.lr
                 + 1e-4 * np.abs(full).max()
@@ -605,9 +604,9 @@ def test_both_of_two_steps_move_every_parameter_by_lr_times_the_oracles_gradient
             assert np.abs(got - full).max() <= bound, key
 
 
-def test_each_term_of_those_steps_weighs_enough_to_be_missed():
-    """A lost term changes the first step by a hundred times what the comparison above allows;
-    FedProx's is zero there."""
+def test_each_term_weighs_enough_to_be_missed():
+    """The terms are those of the two steps. A lost term changes the first step
+    by a hundred times what the comparison above allows; FedProx's is zero there."""
     fedavg, second = turn(baselines.FEDAVG, 1), turn(baselines.FEDAVG, 2)
     step = largest(
         {
@@ -644,8 +643,9 @@ def test_fedprox_pulls_back_once_in_the_second_step():
         np.testing.assert_allclose(prox[1][name] - second[name], want[name], rtol=1e-4, atol=floor)
 
 
-def test_feddyns_first_step_of_round_two_differs_from_fedavgs_by_minus_h():
-    """The released version regularises a network that is not trained: it makes FedAvg's step."""
+def test_feddyns_second_round_starts_minus_h_from_fedavg():
+    """Its first step of round two differs from FedAvg's by minus h.
+    The released version regularises a network that is not trained: it makes FedAvg's step."""
     cfg = dataclasses.replace(STEP, local_epochs=1)
     state, client = after(STEPPED["feddyn"], 1), some_clients()[0]  # four images: one step
     h = arrays(state.memory[0]["h"])
@@ -661,15 +661,16 @@ def test_feddyns_first_step_of_round_two_differs_from_fedavgs_by_minus_h():
         )
 
 
-def test_feddyns_first_turn_starts_with_a_memory_of_zeros():
+def test_feddyns_first_turn_remembers_zeros():
+    """It starts with a memory of zeros."""
     zeros = {"h": Tensor(np.zeros(drawn_state().params.shape, np.float32))}
     first, second = (turn(STEPPED["feddyn"], 2, memory=memory) for memory in ({}, zeros))
     assert_same(network_of(first), network_of(second))
 
 
-def test_moons_references_do_not_depend_on_what_else_is_in_the_batch():
-    """References in training mode would: then replacing one image changes the features of the
-    others."""
+def test_moons_references_ignore_the_batch():
+    """They do not depend on what else is in the batch. References in training mode would:
+    then replacing one image changes the features of the others."""
     images = some_clients()[3].images[:4]
     other = np.concatenate([images[:3], 255 - images[3:]])
     state = drawn_state()
@@ -692,8 +693,8 @@ def test_moons_references_do_not_depend_on_what_else_is_in_the_batch():
 
 @st.composite
 def server_histories(draw):
-    """What the clients' means are, round by round, drawn around the first network: width 1, 1 to 4
-    rounds."""
+    """What the clients' means are, round by round,
+    drawn around the first network: width 1, 1 to 4 rounds."""
     rng, scales = (
         np.random.default_rng(draw(SEEDS)),
         draw(st.lists(st.sampled_from([0.01, 1.0]), min_size=1, max_size=4)),
@@ -702,8 +703,8 @@ def server_histories(draw):
 
 
 def cut(tree):
-    """Some of the names, so that the oracle's loops are short: a kernel, a batch norm, the linear
-    layer."""
+    """Some of the names, so that the oracle's loops are short:
+    a kernel, a batch norm, the linear layer."""
     return {
         name: tree[name]
         for name in (
@@ -732,8 +733,8 @@ def test_fedopts_server_is_the_oracles_over_several_rounds(history, optimizer, l
     want = others.fedopt_server(cut(arrays(start)), deltas, lr, momentum, optimizer)
     begun, ended = arrays(start), arrays(params)
     for name in want:
-        # the network is rounded to float32 each round, and so may m and v be: some U of all that
-        # was added up
+        # the network is rounded to float32 each round,
+        # and so may m and v be: some U of all that was added up
         size = np.abs(begun[name]) + lr * 10 * sum(np.abs(delta[name]) for delta in deltas)
         size += (
             lr * len(deltas) * 20 * (optimizer == "adam")
@@ -806,7 +807,8 @@ def test_the_global_prototype_is_the_only_cluster(sent):
         np.testing.assert_allclose(means[k], want.get(k, np.zeros(d)), rtol=U, atol=floor)
 
 
-def test_a_client_with_many_images_of_a_class_counts_as_one_in_its_global_prototype():
+def test_a_client_counts_once_in_global_prototypes():
+    """So does a client with many images of the class."""
     means, known = baselines.global_prototypes(
         np.float32([[[1], [9]], [[3], [9]], [[8], [9]]]), [[50, 0], [1, 0], [0, 0]]
     )
@@ -839,14 +841,16 @@ def test_a_client_with_many_images_of_a_class_counts_as_one_in_its_global_protot
         "fpl-global",
     ],
 )
-def test_without_its_term_a_method_is_fedavg_bit_for_bit_over_two_rounds(method, cfg):
-    """FedProc of two rounds has no prototypes in its first and a = 0 in its last."""
+def test_without_its_term_a_method_is_fedavg(method, cfg):
+    """It is so bit for bit over two rounds.
+    FedProc of two rounds has no prototypes in its first and a = 0 in its last."""
     assert_same(network_of(after(method, 2, cfg)), network_of(after(baselines.FEDAVG, 2)))
 
 
 @given(server_histories())
 @settings(max_examples=20)
-def test_fedopts_server_with_lr_1_and_no_momentum_takes_the_mean_bit_for_bit(history):
+def test_fedopts_plain_server_takes_the_mean(history):
+    """With lr 1 and no momentum it does so bit for bit."""
     params, means = history
     for mean in means:
         params, memory = baselines.server_step(params, mean, {}, 1.0, 0.0, "sgd")
@@ -854,19 +858,20 @@ def test_fedopts_server_with_lr_1_and_no_momentum_takes_the_mean_bit_for_bit(his
 
 
 @pytest.mark.parametrize("name", ["fedproc", "fedproto", "fpl", "global"])
-def test_without_prototypes_the_first_round_is_fedavgs_bit_for_bit(name):
+def test_first_rounds_without_prototypes_are_fedavgs(name):
+    """They are so bit for bit."""
     assert_same(network_of(after(EVERY[name], 1)), network_of(after(baselines.FEDAVG, 1)))
 
 
 @pytest.mark.parametrize("name", ["moon", "feddyn", "fedopt", "adam", "fedprox"])
-def test_the_first_round_averages_batch_norms_statistics_as_fedavg_does(name):
-    """No server optimises them. FedDyn, MOON and FedProx train other networks from the second step
-    on."""
+def test_first_round_averages_batch_norm_as_fedavg(name):
+    """It averages the statistics of batch norm as FedAvg does. No server optimises them.
+    FedDyn, MOON and FedProx train other networks from the second step on."""
     ours, fedavg = arrays(after(EVERY[name], 1).stats), arrays(after(baselines.FEDAVG, 1).stats)
     if name in ("fedopt", "adam"):
         assert_same(ours, fedavg)
-    # three steps at most, with terms that are small in the first round: within a hundredth of the
-    # largest
+    # three steps at most, with terms that are small
+    # in the first round: within a hundredth of the largest
     for key in fedavg:
         assert np.abs(ours[key] - fedavg[key]).max() <= 0.01 * np.abs(fedavg[key]).max()
 
@@ -879,13 +884,14 @@ def test_moons_first_turn_is_fedavgs():
     step = largest({name: value - start[name] for name, value in arrays(fedavg.params).items()})
     moved, plain = arrays(moon.params), arrays(fedavg.params)
     for name in start:
-        # what is left of 5 * 0.5 / T times a unit vector twice over, rounded: some U of a gradient
-        # like CE's
+        # what is left of 5 * 0.5 / T times a unit vector twice over,
+        # rounded: some U of a gradient like CE's
         floor = 2 * U * np.abs(start[name]).max() + 1e-4 * step
         np.testing.assert_allclose(moved[name], plain[name], rtol=0, atol=floor)
 
 
-def test_fedproto_is_fpl_with_global_prototypes_and_no_cpcl_bit_for_bit():
+def test_fedproto_is_fpl_without_cpcl():
+    """It is FPL with global prototypes, bit for bit."""
     cfg = dataclasses.replace(TINY, cpcl=0.0)
     ours, fpls = after(EVERY["fedproto"], 2), after(baselines.FPL_GLOBAL, 2, cfg)
     assert_same(network_of(ours), network_of(fpls))
@@ -896,7 +902,8 @@ def test_fedproto_is_fpl_with_global_prototypes_and_no_cpcl_bit_for_bit():
 # ------------------------------------------------ whole rounds
 
 
-def test_the_methods_stand_in_the_order_of_table_2_under_their_names():
+def test_methods_stand_in_table_2s_order():
+    """They stand there under their names."""
     assert tuple(baselines.METHODS) == NAMES
     assert all(method.name == name for name, method in baselines.METHODS.items())
     assert {name: method.numbers for name, method in baselines.METHODS.items()} == {
@@ -926,9 +933,7 @@ def test_two_rounds_are_finite_and_differ_from_fedavgs(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_two_rounds_in_reverse_order_change_no_bit(
-    name,
-):
+def test_two_rounds_in_reverse_order_change_no_bit(name):
     def backwards(function, items):
         done = [function(item) for item in reversed(list(items))]
         return reversed(done)
@@ -943,7 +948,8 @@ def test_two_rounds_in_reverse_order_change_no_bit(
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_second_round_goes_on_from_the_saved_first_bit_for_bit(name, tmp_path):
+def test_the_second_round_follows_the_saved_first(name, tmp_path):
+    """It goes on from the saved first bit for bit."""
     record = {"config": {}, "sources": {}, "versions": {}}
     checkpoint.save(tmp_path, after(EVERY[name], 1), record)
     second = EVERY[name].server_round(checkpoint.load(tmp_path, record), some_clients(), TINY)[0]
@@ -960,7 +966,8 @@ def test_every_parameter_moves(name):
 
 
 @pytest.mark.parametrize("name", ["moon", "feddyn"])
-def test_a_client_that_does_not_take_part_keeps_its_memory(name):
+def test_resting_clients_keep_their_memory(name):
+    """A client that does not take part keeps it."""
     cfg = dataclasses.replace(TINY, participation=0.4)
     state = after(EVERY[name], 1)  # all five took part
     now = EVERY[name].server_round(state, some_clients(), cfg)[0]
@@ -975,7 +982,8 @@ def test_a_client_that_does_not_take_part_keeps_its_memory(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_only_those_who_took_part_remember_and_each_its_own(name):
+def test_only_those_who_took_part_remember(name):
+    """Each remembers its own."""
     cfg = dataclasses.replace(TINY, participation=0.4)
     state, method = fpl.init_state(cfg), EVERY[name]
     chosen, clients = fpl.participants(cfg, 5, 1), some_clients()
@@ -1000,7 +1008,7 @@ def test_only_those_who_took_part_remember_and_each_its_own(name):
                 np.testing.assert_allclose(got, want[key], rtol=8 * U, atol=1e-30)
 
 
-def test_feddyns_clients_add_to_their_memory_turn_by_turn():
+def test_feddyns_clients_add_memory_turn_by_turn():
     states, clients = [after(EVERY["feddyn"], n) for n in (0, 1, 2)], some_clients()
     sent = [updates_of(EVERY["feddyn"], state, clients, TINY) for state in states[:2]]
     for m in range(5):
@@ -1014,9 +1022,9 @@ def test_feddyns_clients_add_to_their_memory_turn_by_turn():
             assert (np.abs(h[name] - want[name]) <= 8 * U * size).all()
 
 
-def test_feddyns_round_corrects_by_the_share_of_the_images_behind_it():
-    """Two of five clients take part; what the server's network is follows from their networks
-    alone."""
+def test_feddyn_corrects_by_share_of_images():
+    """FedDyn's round corrects by the share of the images behind it. Two of five clients take part;
+    what the server's network is follows from their networks alone."""
     cfg, clients = dataclasses.replace(TINY, participation=0.4), some_clients()
     state, method = fpl.init_state(cfg), EVERY["feddyn"]
     chosen = fpl.participants(cfg, 5, 1)
@@ -1038,7 +1046,8 @@ def test_feddyns_round_corrects_by_the_share_of_the_images_behind_it():
         assert (np.abs(arrays(now.params)[name] - want[name]) <= bound).all()
 
 
-def test_fedopts_first_round_goes_a_quarter_of_fedavgs_way():
+def test_fedopt_first_goes_a_quarter_of_fedavgs_way():
+    """Its first round does."""
     start, mean = (
         cut(arrays(after(baselines.FEDAVG, 0).params)),
         cut(arrays(after(baselines.FEDAVG, 1).params)),
@@ -1054,7 +1063,8 @@ def test_fedopts_first_round_goes_a_quarter_of_fedavgs_way():
 
 
 @pytest.mark.parametrize("name", ["fedproc", "fedproto", "global"])
-def test_a_rounds_prototypes_are_the_global_ones_of_what_its_clients_sent(name):
+def test_a_rounds_prototypes_are_global_ones(name):
+    """They are the global ones of what its clients sent."""
     state, sent = EVERY[name].server_round(after(EVERY[name], 1), some_clients(), TINY)
     means, known = baselines.global_prototypes(sent["class_means"], sent["counts"])
     np.testing.assert_array_equal(state.prototypes.unbiased, means)

@@ -103,8 +103,8 @@ def test_labels_count_up_as_they_first_appear(x):
 
 @given(rows_to_cluster(least=1), st.integers(-900, 990))
 def test_scaling_by_a_power_of_two_changes_nothing(x, power):
-    # Exact in floating point. The squares of such rows overflow or vanish, so lengths cannot be
-    # taken naively either.
+    # Exact in floating point. The squares of such rows overflow
+    # or vanish, so lengths cannot be taken naively either.
     assert same(finch(x * 2.0**power), finch(x))
 
 
@@ -113,8 +113,8 @@ def test_only_the_angles_of_the_rows_count(seed, n):
     """Each row may have its own length."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, 5))
-    # Powers of two: the scaled row has the very same direction. Later partitions are of means,
-    # where lengths do count.
+    # Powers of two: the scaled row has the very same direction.
+    # Later partitions are of means, where lengths do count.
     lengths = 2.0 ** rng.integers(-8, 9, (n, 1))
     np.testing.assert_array_equal(finch(x * lengths)[0], finch(x)[0])
 
@@ -128,8 +128,8 @@ def test_the_size_of_a_block_does_not_show(x, rows):
 
 @pytest.mark.parametrize("rows", range(1, 42))
 def test_blocks_of_every_size_give_the_same_labels(rows):
-    # 40 rows: 20 different ones, each of them twice, four of them zero; the blocks end before, in
-    # and after any pair.
+    # 40 rows: 20 different ones, each of them twice, four of them zero;
+    # the blocks end before, in and after any pair.
     rng = np.random.default_rng(0)
     x = np.repeat(rng.standard_normal((20, 6)), 2, axis=0)
     x[:4] = 0
@@ -141,9 +141,9 @@ def test_blocks_of_every_size_give_the_same_labels(rows):
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 512])
 def test_the_tie_margin_is_counted_from_the_best(rows):
     """It is not counted from a best so far."""
-    # To row 0, row 1 is within the margin of row 2, and row 2 within that of row 3, the best; row 1
-    # is not within that. A running choice that meets them one after the other stays with row 1 or
-    # goes on to row 3: the answer is row 2.
+    # To row 0, row 1 is within the margin of row 2, and row 2 within that of row 3, the best;
+    # row 1 is not within that. A running choice that meets them one after
+    # the other stays with row 1 or goes on to row 3: the answer is row 2.
     with blocks_of(rows):
         assert neighbours_of(rows_below_the_best([1.125, 0.875, 0, 0.875]))[0] == 2
 
@@ -151,8 +151,8 @@ def test_the_tie_margin_is_counted_from_the_best(rows):
 @given(SEEDS)
 def test_an_ulp_less_does_not_lose_the_neighbour(seed):
     """A product taken a second time may be an ulp lower than the first time."""
-    # Row 2 is exactly as far below row 3, the best, as the margin goes, so that an ulp decides;
-    # either is an answer.
+    # Row 2 is exactly as far below row 3, the best,
+    # as the margin goes, so that an ulp decides; either is an answer.
     unit, rng = rows_below_the_best([1000, 1, 0]), np.random.default_rng(seed)
     with blocks_of(3):
         neighbours = neighbours_of(
@@ -183,8 +183,8 @@ def test_two_rows_are_multiplied_once():
 
     with blocks_of(rows):
         neighbours_of(finch_module.unit_rows(x), counted)
-    # Blocks on and below the diagonal hold n (n + rows) / 2 similarities; then each row is held
-    # against one block.
+    # Blocks on and below the diagonal hold n (n + rows) / 2 similarities;
+    # then each row is held against one block.
     assert sum(sizes) == n * (n + rows) / 2 + n * rows
 
 
@@ -199,9 +199,9 @@ def test_memory_grows_as_rows_times_blocks(kind):
         finch_module.first_neighbours(x)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    # Three copies of x while its rows are scaled; a peak (8 bytes) and whether it is high enough
-    # (1) per row and block; the similarities of two blocks, those of the two before until they are
-    # let go, comparisons; ten numbers per row.
+    # Three copies of x while its rows are scaled; a peak (8 bytes) and whether
+    # it is high enough (1) per row and block; the similarities of two blocks,
+    # those of the two before until they are let go, comparisons; ten numbers per row.
     few = 3 * x.nbytes + 9 * n * n / rows + 3 * 8 * rows**2 + 10 * 8 * n
     assert peak < few < 8 * n * n / 50  # and all similarities would be 537 MB
 
@@ -219,8 +219,8 @@ def test_float32_rows_are_clustered_as_in_float64(x):
 
 
 def test_of_equally_similar_neighbours_the_lowest_row_wins():
-    # Row 2 is as similar to rows 0 and 1 (cosine 0.6 each): it goes to row 0. Rows 3 and 4 keep row
-    # 1 apart from row 0.
+    # Row 2 is as similar to rows 0 and 1 (cosine 0.6 each):
+    # it goes to row 0. Rows 3 and 4 keep row 1 apart from row 0.
     x = np.array(
         [[1, 0, 0.0], [0, 1, 0], [0.6, 0.6, 0.529150262212918], [0, 1, -0.1], [0, 1, -0.2]]
     )
@@ -265,8 +265,8 @@ def authors_finch():
 def test_the_authors_package_finds_the_same_clusters(authors_finch, seed, n, d):
     x = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
     ours = finch(x)
-    # It crashes or counts wrongly on a single cluster, and keeps similarities in float32, whose
-    # spacing is 2^-24 near 1.
+    # It crashes or counts wrongly on a single cluster,
+    # and keeps similarities in float32, whose spacing is 2^-24 near 1.
     assume(ours[0].max() > 0 and well_apart(x, ours))
     theirs, _, _ = authors_finch(x, ensure_early_exit=False, verbose=False)
     theirs = theirs.T

@@ -106,8 +106,8 @@ def test_cpcl_is_the_oracles(case):
 def test_the_gradient_of_cpcl_is_the_oracles(case):
     """The oracle's is derived by hand."""
     _, want = oracles_cpcl(case)
-    # A weight w_j has its own exponent, those of P and of P + N, and a factor N / P: four exponents
-    # instead of two.
+    # A weight w_j has its own exponent, those of P and of P + N,
+    # and a factor N / P: four exponents instead of two.
     rtol = max(1e-3, np.expm1(4 * cosine_error(case.z.shape[1]) / case.tau))
     bound = rtol * np.linalg.norm(want) + gradient_floor(case)
     assert np.linalg.norm(cpcl(*case)[1] - want) <= bound
@@ -158,8 +158,8 @@ def test_cpcl_sees_only_the_angle_of_z(case, power):
     value, grad = cpcl(*case)
     value_scaled, grad_scaled = cpcl(*case._replace(z=case.z * np.float32(2.0**power)))
     assert value_scaled == value
-    # The gradient scales the other way. Where it meets subnormal numbers, or is them, it may differ
-    # by one of them.
+    # The gradient scales the other way.
+    # Where it meets subnormal numbers, or is them, it may differ by one of them.
     np.testing.assert_allclose(
         grad_scaled * 2.0**power, grad, rtol=1e-5, atol=1e-30 + 1e-5 * np.abs(grad).max()
     )
@@ -248,8 +248,8 @@ def test_a_tiny_loss_keeps_its_digits(gap, function):
 def test_upcr_is_the_oracles(case, reduce):
     unbiased, known, oracles = unbiased_of(case)
     want = oracle.upcr_loss(case.z.astype(np.float64), case.labels, oracles, reduce)
-    # Three roundings a square, d + B additions of terms of one sign, a division: a worst case that
-    # cannot be exceeded.
+    # Three roundings a square, d + B additions of terms of one sign,
+    # a division: a worst case that cannot be exceeded.
     rtol = (case.z.shape[1] + len(case.z) + 8) * U
     assert upcr(case.z, case.labels, unbiased, known, reduce)[0] == pytest.approx(
         want, rel=rtol, abs=SMALLEST
@@ -328,6 +328,6 @@ def test_the_gradient_of_softplus_is_the_sigmoid():
     """At zero too, where that of abs is 0."""
     x = np.array([-3.0, -1e-6, 0.0, 1e-6, 3.0], np.float32)
     slope = ms.grad(lambda x: fpl.softplus(x).sum())(Tensor(x)).asnumpy()
-    # exp within 4 ulps and 8 operations after it, each off by half an ulp (2^-24), with differences
-    # that at most triple that
+    # exp within 4 ulps and 8 operations after it, each off by half
+    # an ulp (2^-24), with differences that at most triple that
     np.testing.assert_allclose(slope, 1 / (1 + np.exp(-x.astype(np.float64))), rtol=48 * 2.0**-24)

@@ -254,8 +254,8 @@ def test_an_output_not_finite_has_no_accuracy(monkeypatch, bad):
 def bowl(p, x, labels, target, steepness):
     """A loss whose gradient is known: steepness * |p - target|^2 / 2 over two of the weights.
 
-    Its statistics are fixed numbers. z depends on the weights, and must have no part in the
-    gradient.
+    Its statistics are fixed numbers.
+    z depends on the weights, and must have no part in the gradient.
     """
     a, b = p["linear.bias"], p["stem.bn.bias"]
     value = steepness * (((a - target) ** 2).sum() + ((b - 1.0) ** 2).sum()) / 2

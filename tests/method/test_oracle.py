@@ -19,22 +19,24 @@ def test_its_docstring_holds():
     assert doctest.testmod(oracle).failed == 0
 
 
-def test_a_sample_equally_similar_to_one_own_and_n_other_clusters_costs_log_of_n_plus_one():
+def test_equal_similarity_costs_log_of_clusters():
+    """A sample equally similar to one own and n other clusters costs log(n + 1)."""
     ragged = {k: [np.array([1.0, 2.0])] for k in range(5)}
     assert oracle.cpcl_loss(np.array([[3.0, 1.0]]), [0], ragged, tau=0.07) == pytest.approx(
         math.log(5), rel=1e-14
     )
 
 
-def test_opposite_clusters_cost_softplus_of_minus_two_over_tau():
+def test_opposite_clusters_cost_softplus():
+    """They cost softplus of minus 2 / tau."""
     ragged = {0: [np.array([1.0, 0.0])], 1: [np.array([-1.0, 0.0])]}
     got = oracle.cpcl_loss(np.array([[5.0, 0.0]]), [0], ragged, tau=0.5)
     assert got == pytest.approx(math.log1p(math.exp(-4)), rel=1e-14)
 
 
-def test_on_the_circle_the_gradient_of_cpcl_has_a_closed_form():
-    """One own cluster at angle 0, one other at angle pi: L(a) = log(1 + e^(-2 cos a)), dL/da = 2
-    sin a / (1 + e^(2 cos a))."""
+def test_on_the_circle_cpcls_gradient_is_known():
+    """It has a closed form. One own cluster at angle 0, one other at angle pi:
+    L(a) = log(1 + e^(-2 cos a)), dL/da = 2 sin a / (1 + e^(2 cos a))."""
     a, radius = 0.7, 3.0
     z = radius * np.array([[math.cos(a), math.sin(a)]])
     ragged = {0: [np.array([1.0, 0.0])], 1: [np.array([-1.0, 0.0])]}
@@ -47,15 +49,15 @@ def test_on_the_circle_the_gradient_of_cpcl_has_a_closed_form():
 
 
 @given(loss_cases(shapes=SHAPES[:3], taus=st.floats(0.1, 10), zero_rows=False))
-def test_the_cpcl_gradient_is_the_slope_of_the_cpcl_loss(case):
+def test_cpcls_gradient_is_its_losss_slope(case):
     z, ragged = case.z.astype(np.float64), case.ragged()
     z /= np.linalg.norm(z, axis=1, keepdims=True)  # length 1, so that one step size suits every row
     h = 1e-5
     slope = oracle.finite_difference(
         lambda y: oracle.cpcl_loss(y, case.labels, ragged, case.tau), z, h
     )
-    # Truncation h^2 |L'''| / 6, |L'''| of order (2/tau)^3; rounding of L, itself below 2/tau +
-    # log(1 + KJ) < 25, over h.
+    # Truncation h^2 |L'''| / 6, |L'''| of order (2/tau)^3;
+    # rounding of L, itself below 2/tau + log(1 + KJ) < 25, over h.
     atol = 10 * h**2 * (2 / case.tau) ** 3 / 6 + 25 * 64 * U / h
     np.testing.assert_allclose(
         oracle.cpcl_grad(z, case.labels, ragged, case.tau), slope, rtol=0, atol=atol
@@ -63,23 +65,23 @@ def test_the_cpcl_gradient_is_the_slope_of_the_cpcl_loss(case):
 
 
 @given(loss_cases(shapes=SHAPES[:3], zero_rows=False), st.sampled_from(["mean", "sum"]))
-def test_the_upcr_gradient_is_the_slope_of_the_upcr_loss(case, reduce):
+def test_upcrs_gradient_is_its_losss_slope(case, reduce):
     z, unbiased = case.z.astype(np.float64), oracle.unbiased_prototypes(case.ragged())
     h = np.abs(z).max() * 1e-3
     slope = oracle.finite_difference(
         lambda y: oracle.upcr_loss(y, case.labels, unbiased, reduce), z, h
     )
-    # A central difference of a quadratic has no truncation error. What is left is the rounding of
-    # the loss, over h, and
-    # that of z + h and z - h, some |z| U each, which a loss of curvature 2 or less turns into as
-    # much of the slope.
+    # A central difference of a quadratic has no truncation error.
+    # What is left is the rounding of the loss, over h, and that of z + h and z - h,
+    # some |z| U each, which a loss of curvature 2 or less turns into as much of the slope.
     atol = 64 * U * (oracle.upcr_loss(z, case.labels, unbiased, reduce) / h + np.abs(z).max())
     np.testing.assert_allclose(
         oracle.upcr_grad(z, case.labels, unbiased, reduce), slope, rtol=1e-9, atol=atol
     )
 
 
-def test_the_cpcl_gradient_is_orthogonal_to_z_because_only_the_direction_of_z_counts():
+def test_cpcls_gradient_is_orthogonal_to_z():
+    """It is so because only the direction of z counts."""
     rng = np.random.default_rng(0)
     z, ragged = (
         rng.standard_normal((4, 6)),
@@ -89,7 +91,8 @@ def test_the_cpcl_gradient_is_orthogonal_to_z_because_only_the_direction_of_z_co
     assert np.abs((z * grad).sum(axis=1)).max() < 100 * U
 
 
-def test_a_constant_gradient_moves_sgd_by_the_geometric_series_of_its_momentum():
+def test_constant_gradients_move_sgd_by_geometric_series():
+    """The series is that of its momentum."""
     param, velocity = np.zeros(2), np.zeros(2)
     for _ in range(5):
         param, velocity = oracle.sgd_step(
@@ -99,27 +102,31 @@ def test_a_constant_gradient_moves_sgd_by_the_geometric_series_of_its_momentum()
     np.testing.assert_allclose(param, -0.1 * np.array([1, -2]) * (1 + 1.5 + 1.75 + 1.875 + 1.9375))
 
 
-def test_weight_decay_alone_shrinks_a_parameter_by_lr_times_its_decay():
+def test_weight_decay_alone_shrinks_by_lr_times_decay():
+    """It shrinks a parameter."""
     param, _ = oracle.sgd_step(
         np.array([4.0]), np.zeros(1), np.zeros(1), lr=0.5, momentum=0.9, weight_decay=0.25
     )
     assert param[0] == 4.0 * (1 - 0.5 * 0.25)
 
 
-def test_batch_norm_of_plus_and_minus_one_is_the_affine_map_of_it():
+def test_batch_norm_of_two_values_is_affine():
+    """Batch norm of plus and minus one is the affine map of it."""
     x = np.array([1.0, -1.0, 1.0, -1.0]).reshape(2, 1, 1, 2)
     y, mean, var = oracle.batch_norm(x, weight=[2.0], bias=[3.0], eps=0.0)
     np.testing.assert_array_equal(y, 2 * x + 3)
     assert (mean[0], var[0]) == (0.0, 1.0)
 
 
-def test_running_statistics_take_a_tenth_of_the_new_and_the_variance_over_n_minus_one():
+def test_running_statistics_take_a_tenth():
+    """It is a tenth of the new, and the variance is over n - 1."""
     mean, var = oracle.running_statistics([1.0], [1.0], [11.0], [3.0], n=4)
     np.testing.assert_allclose((mean[0], var[0]), (0.9 + 1.1, 0.9 + 0.4))
 
 
 @given(SEEDS, st.integers(2, 20))
-def test_breadth_first_search_and_powers_of_the_matrix_find_the_same_components(seed, n):
+def test_both_searches_find_the_same_components(seed, n):
+    """They are breadth-first search and powers of the matrix."""
     rows = np.random.default_rng(seed).standard_normal((n, 3))
     linked = oracle.adjacency(rows)
     reach = np.linalg.matrix_power(np.array(linked, float) + np.eye(n), n) > 0
@@ -136,10 +143,10 @@ def test_weighted_mean_of_one_tree_is_that_tree():
 
 
 # ---- each function at numbers that can be worked out by hand
-# ---------------------------------------------------------
 
 
-def test_a_vector_divided_by_its_length_has_length_one_and_a_zero_vector_stays_zero():
+def test_normalised_vectors_have_length_one_or_zero():
+    """A vector divided by its length has length one, and a zero vector stays zero."""
     assert (
         oracle.dot([1, 2, 3], [4, -5, 6]),
         oracle.length([3, 4]),
@@ -153,7 +160,8 @@ def test_a_vector_divided_by_its_length_has_length_one_and_a_zero_vector_stays_z
     )
 
 
-def test_a_class_mean_is_taken_over_the_rows_of_the_class_alone():
+def test_class_means_use_their_own_rows_alone():
+    """A class mean is taken over the rows of the class alone."""
     means, counts = oracle.class_prototypes([[1, 2], [3, 6], [10, 20]], [2, 2, 0], 4)
     assert counts == [1, 0, 2, 0] and {k: row.tolist() for k, row in means.items()} == {
         0: [10, 20],
@@ -164,7 +172,8 @@ def test_a_class_mean_is_taken_over_the_rows_of_the_class_alone():
 FOUR_PAIRS = np.radians([0, 2, 10, 12, 90, 92, 100, 102])
 
 
-def test_four_pairs_on_the_circle_are_four_clusters_and_then_two():
+def test_four_pairs_become_four_clusters_then_two():
+    """The pairs lie on the circle."""
     rows = np.stack([np.cos(FOUR_PAIRS), np.sin(FOUR_PAIRS)], axis=1)
     order = [
         0,
@@ -188,7 +197,8 @@ def test_four_pairs_on_the_circle_are_four_clusters_and_then_two():
     assert [p.tolist() for p in oracle.finch([[1.0, 0], [0, 1.0]])] == [[0, 0]]
 
 
-def test_of_equal_neighbours_the_lowest_is_taken_also_where_rounding_tells_them_apart():
+def test_of_equal_neighbours_the_lowest_is_taken():
+    """So it is, too, where rounding tells them apart."""
     one, tied, apart = (
         np.array([1.0, 0.0]),
         np.array([1 - 8 * U, 0.0]),
@@ -199,7 +209,8 @@ def test_of_equal_neighbours_the_lowest_is_taken_also_where_rounding_tells_them_
     assert oracle.first_neighbour(2, [apart, one, one]) == 1
 
 
-def test_rows_are_adjacent_if_one_is_the_others_neighbour_or_both_have_the_same():
+def test_adjacency_is_neighbour_or_shared_neighbour():
+    """Rows are adjacent if one is the other's neighbour or both have the same."""
     rows = [
         [1, 0.0],
         [1, 0.1],
@@ -227,7 +238,8 @@ def test_rows_are_adjacent_if_one_is_the_others_neighbour_or_both_have_the_same(
     assert oracle.components(oracle.adjacency(rows)) == [0, 0, 0, 1, 1]
 
 
-def test_a_classs_prototypes_are_its_holders_clusters_and_the_unbiased_one_is_their_mean():
+def test_prototypes_are_holders_clusters_and_mean():
+    """A class's prototypes are its holders' clusters, and the unbiased one is their mean."""
     means = np.zeros((9, 3, 2))
     means[:8, 1] = np.stack([np.cos(FOUR_PAIRS), np.sin(FOUR_PAIRS)], axis=1)
     means[8, 2] = (5, 6)
@@ -243,13 +255,14 @@ def test_a_classs_prototypes_are_its_holders_clusters_and_the_unbiased_one_is_th
     np.testing.assert_array_equal(oracle.unbiased_prototypes(first)[2], [5, 6])
 
 
-def test_the_global_prototype_is_the_plain_mean_of_the_holders():
+def test_global_prototypes_are_plain_means_of_holders():
     means = np.arange(12.0).reshape(3, 2, 2)
     held = methods.global_prototypes(means, [[1, 0], [7, 0], [0, 0]])
     assert {k: row.tolist() for k, row in held.items()} == {0: [2, 3]}
 
 
-def test_an_unknown_class_costs_nothing_and_counts_in_every_mean():
+def test_unknown_classes_cost_nothing_and_are_counted():
+    """An unknown class costs nothing and counts in every mean."""
     ragged, z, labels = (
         {0: [np.array([1.0, 0.0])], 1: [np.array([-1.0, 0.0])]},
         np.array([[2.0, 0.0], [1.0, 5.0], [0.0, 0.0]]),
@@ -286,7 +299,8 @@ def test_cpcl_is_right_at_any_temperature(tau):
     np.testing.assert_allclose(grad, [[2 * 0.64 / tau, -2 * 0.48 / tau]], rtol=1e-12)
 
 
-def test_cpcl_at_a_tiny_temperature_divides_the_largest_exponent_out():
+def test_cpcl_at_tiny_temperatures_divides_exponents_out():
+    """It divides the largest one out."""
     ragged = {0: [np.array([1.0, 0.0])], 1: [np.array([0.6, 0.8]), np.array([0.0, 1.0])]}
     assert oracle.cpcl_loss([[1.0, 0.0]], [0], ragged, 0.005) == pytest.approx(
         math.exp(-80), rel=1e-12
@@ -294,7 +308,8 @@ def test_cpcl_at_a_tiny_temperature_divides_the_largest_exponent_out():
     assert oracle.cpcl_loss([[0.0, 1.0]], [0], ragged, 0.005) == pytest.approx(200, rel=1e-12)
 
 
-def test_own_prototypes_are_those_of_the_class_alone_and_all_classes_beside_it_are_others():
+def test_own_prototypes_are_of_one_class():
+    """They are those of the class alone, and all classes beside it are others."""
     ragged = {
         0: [[1.0, 0.0]],
         1: [[0.0, 1.0], [1.0, 1.0]],
@@ -307,14 +322,15 @@ def test_own_prototypes_are_those_of_the_class_alone_and_all_classes_beside_it_a
         assert counts == (own, other)
 
 
-def test_fedprocs_gradient_is_the_slope_of_its_loss_for_a_short_feature_too():
+def test_fedprocs_gradient_is_its_losss_slope():
+    """It is so for a short feature, too."""
     logits, z, prototypes = [[0.5, -1.0]], [[0.3, 0.4]], {0: [1.0, 0.0], 1: [1.0, 2.0]}
     _, to_z = methods.fedproc_grad(logits, z, [1], prototypes, 0.5, 0.75)
     slope = oracle.finite_difference(
         lambda x: methods.fedproc_loss(logits, x, [1], prototypes, 0.5, 0.75), z, 1e-5
     )
-    # a difference is off by h^2 / 6 times the third derivative, which is below 1e3 at |z| = tau =
-    # 0.5: 2e-8
+    # a difference is off by h^2 / 6 times the third derivative,
+    # which is below 1e3 at |z| = tau = 0.5: 2e-8
     np.testing.assert_allclose(to_z, slope, rtol=0, atol=1e-7)
     assert np.abs(to_z).max() > 0.1
 
@@ -330,7 +346,8 @@ def test_a_weighted_mean_weighs():
     assert mean["a"].tolist() == [[4.0, 8.0]] and mean["b"].shape == () and mean["b"] == 7.0
 
 
-def test_an_sgd_step_is_decay_then_momentum_then_the_learning_rate():
+def test_sgd_is_decay_then_momentum_then_lr():
+    """A step of SGD ends with lr, the learning rate."""
     param, velocity = oracle.sgd_step(
         np.array([[2.0], [4.0]]),
         np.array([[8.0], [16.0]]),
@@ -357,14 +374,15 @@ def test_batch_norm_takes_each_channel_by_itself():
     np.testing.assert_allclose(y, weight * (x - mean) / deviation + bias, rtol=1e-12)
 
 
-def test_running_statistics_take_the_share_that_they_are_told():
+def test_running_statistics_take_the_share_told():
+    """They take the share that they are told."""
     mean, var = oracle.running_statistics(
         [2.0, 4.0], [3.0, 5.0], [10.0, 20.0], [8.0, 16.0], n=5, momentum=0.25
     )
     assert mean.tolist() == [4.0, 8.0] and var.tolist() == [4.75, 8.75]
 
 
-def test_a_central_difference_of_a_quadratic_is_its_slope():
+def test_a_quadratics_central_difference_is_its_slope():
     x = np.array([[1.0, -2.0], [3.0, 0.5]])
     slope = oracle.finite_difference(
         lambda y: (y * y * [[1, 2], [3, 4]]).sum() + y[0, 0] * y[1, 1], x, 0.25
@@ -374,7 +392,6 @@ def test_a_central_difference_of_a_quadratic_is_its_slope():
 
 
 # ---- the compared methods, likewise
-# ----------------------------------------------------------------------------------
 
 W = {"a": np.array([[1.0, 2.0]]), "b": np.array(3.0)}
 START = {"a": np.array([[3.0, 1.0]]), "b": np.array(1.0)}  # apart by -2, 1, 2
@@ -385,7 +402,7 @@ def plain(tree):
     return {name: value.tolist() for name, value in tree.items()}
 
 
-def test_the_quadratic_terms_and_their_gradients_have_their_closed_forms():
+def test_quadratic_terms_and_gradients_have_closed_forms():
     assert methods.total(W) == 6 and plain(methods.combined(lambda a, b: 10 * a + b, W, START)) == {
         "a": [[13, 21]],
         "b": 31,
@@ -427,7 +444,8 @@ def test_moon_is_right_at_any_temperature():
     np.testing.assert_allclose(grad, [[2 * 0.64e4, -2 * 0.48e4]], rtol=1e-12)
 
 
-def test_fedprocs_loss_goes_from_contrast_to_cross_entropy_and_is_that_alone_for_an_unknown_class():
+def test_fedprocs_loss_ends_in_cross_entropy():
+    """It starts from contrast. For an unknown class it is cross-entropy alone."""
     assert [methods.fedproc_weight(number, 4) for number in (1, 2, 4)] == [0.75, 0.5, 0]
     scores, z = [[0.0, math.log(3)], [math.log(3), 0.0]], [[2.0, 0.0], [0.0, 2.0]]
     prototypes = {0: np.array([1.0, 0.0]), 3: np.array([0.0, 5.0])}  # class 1 is unknown

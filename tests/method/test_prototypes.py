@@ -154,8 +154,8 @@ def test_the_clients_order_decides_the_clusters_order_alone(sent, seed):
     np.testing.assert_array_equal(turned[1].sum(axis=1), straight[1].sum(axis=1))
     for k in range(len(straight[1])):
         some, others = (np.array(sorted(c[k][m[k]].tolist())) for c, m in (straight, turned))
-        # The same rows added in another order, in float64: one unit in the last place of float32
-        # once rounded.
+        # The same rows added in another order, in float64:
+        # one unit in the last place of float32 once rounded.
         atol = 2.0**-45 * np.abs(sent.class_means).max()
         np.testing.assert_allclose(some, others, rtol=2.0**-23, atol=atol)
 

@@ -74,9 +74,9 @@ def test_a_step_is_sgd_with_momentum_and_decay():
     ]
     for name in by_weight[0]:
         w, v, g, off, off_velocity = (abs(named[name].asnumpy()) for named in by_weight)
-        # at most seven roundings in each (three constants, four operations), each half an ulp of a
-        # number below the sum of the absolute terms; the gradient comes from another graph and may
-        # be rounded otherwise: 1e-4 of its largest
+        # at most seven roundings in each (three constants, four operations),
+        # each half an ulp of a number below the sum of the absolute terms;
+        # the gradient comes from another graph and may be rounded otherwise: 1e-4 of its largest
         bound = 8 * 2.0**-24 * (w + v + g).max() + 1e-4 * g.max()
         assert off_velocity.max() <= bound and off.max() <= bound, name
 
@@ -154,9 +154,9 @@ def test_the_gradient_agrees_with_a_finite_difference():
     up, down = (
         float(value_and_gradient(state.params + s * h * gradient, *rest)[0][0]) for s in (1, -1)
     )
-    # the step is 0.01 long: the loss (about 5, so 3e-7 of rounding) changes by about 0.02 |g| >
-    # 0.02; kinks of ReLU and the third order make up the rest; a lost term changes it by more than
-    # 10 %
+    # the step is 0.01 long: the loss (about 5, so 3e-7 of rounding)
+    # changes by about 0.02 |g| > 0.02; kinks of ReLU and the third
+    # order make up the rest; a lost term changes it by more than 10 %
     assert (up - down) / (2 * h * square) == pytest.approx(1, abs=0.03)
 
 

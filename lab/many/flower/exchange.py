@@ -3,9 +3,9 @@
     down   params, stats (the network), prototypes (clusters, mask, unbiased); beside them the round
     up     params, stats, classes (class_means [K,d], counts [K]); beside them the loss
 
-The images stay. The counts do travel: the server learns how many images of each class a client
-holds, and the class means are features of them; nothing here hides either (no secure aggregation,
-no differential privacy).
+The images stay. The counts do travel: the server learns how many images
+of each class a client holds, and the class means are features of them;
+nothing here hides either (no secure aggregation, no differential privacy).
 """
 
 import numpy as np

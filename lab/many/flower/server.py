@@ -77,8 +77,8 @@ def ask(grid, nodes, kind, content, seconds):
 def pull(grid, message):
     """The answer to one message: None if there is none yet, else (its content, None).
 
-    (None, why) where there will be none. One at a time, so that an answer which cannot be read
-    does not take others with it.
+    (None, why) where there will be none. One at a time,
+    so that an answer which cannot be read does not take others with it.
     """
     try:
         replies = list(grid.pull_messages([message]))
