@@ -18,10 +18,10 @@ There are M clients, K classes and B images in a batch. A feature z, of width d,
 linear layer reads. A domain is where images come from, such as photographs of house numbers. A
 class mean is the mean feature of a client's images of a class; the mean of a cluster of them is a
 cluster prototype, which gives a domain its voice. The plain mean of a class's cluster prototypes
-is its unbiased prototype, which lets no domain dominate. CPCL is the loss that draws z to the
-cluster prototypes of its class and away from all others; UPCR draws z to the unbiased prototype.
+is its unbiased prototype: no domain dominates it by its number of clients. CPCL is the loss that
+draws z to the cluster prototypes of its class, away from all others; UPCR draws it to the unbiased.
 
-Two rounds from Python, on digits that need no download:
+Two rounds from Python, on small stand-ins for the digits that come with lab/ (see `sources`):
 
     import fpl
     from lab.data.load import load
@@ -52,7 +52,7 @@ from mindspore import Tensor, ops
 from finch import finch
 
 # On a CPU the calling thread would spin while a kernel runs, on a core that the kernel could use.
-# MindSpore's own threads do not read OMP_NUM_THREADS. (A number of four digits is a mistake.)
+# MindSpore's own threads do not read OMP_NUM_THREADS. A number beyond 999 is a slip, not taken.
 if ms.get_context("device_target") == "CPU":
     ms.runtime.launch_blocking()
 if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and len(threads) < 4:
@@ -62,8 +62,8 @@ if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and len(thread
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The numbers of a run, by default those of Sec. 4.1 and Table 2. Where sources part, "text" is
-    the paper and "code" the authors' code. Only lab/ reads task, test_images and device."""
+    """The numbers of a run, by default of Sec. 4.1. Where sources disagree, "text" is the paper's
+    running text and "code" the released code. Only lab/ reads task, test_images and device."""
     task: str = "digits"            # the set of domains, here MNIST, USPS, SVHN and SYN
     clients: tuple = (6, 4, 3, 7)   # of each domain (code, Table 2); 3, 7, 6, 4 (text)
     fraction: float = 0.01          # of a domain's images, for each client
@@ -96,7 +96,6 @@ class Client(NamedTuple):
 
 class Prototypes(NamedTuple):
     """Server to clients. A class has at most J = max(1, M // 2) clusters, see `cluster_members`.
-
     The mask says which of them there are. It is False for a class that no client of the round
     before held, and so for every class in round 1."""
     clusters: np.ndarray  # [K,J,d]
@@ -129,7 +128,7 @@ def class_prototypes(z, labels, num_classes):
     return (sums / np.maximum(counts, 1)[:, None]).astype(np.float32), counts
 
 def cluster_prototypes(class_means, counts, partition):
-    """Cluster the clients' means of each class and average each cluster (Eq. 4-5), both at once.
+    """Cluster the clients' means of each class and average each cluster (Eq. 4-5), at once.
     class_means [M,K,d], counts [M,K], partition "first" | "last" -> clusters [K,J,d], mask [K,J].
     """
     return cluster_means(class_means, cluster_members(class_means, counts, partition))
@@ -146,7 +145,7 @@ def cluster_members(class_means, counts, partition):
     has a link, so a cluster has two members or more, and M clients make at most M // 2 clusters.
     Only the sole holder of a class is a cluster alone. This partition is the finest, "first".
     FINCH goes on by linking the clusters' means in the same way, and stops before all become one
-    cluster; that partition is the coarsest, "last". A domain may have several clusters.
+    cluster; that partition is the coarsest, "last".
     """
     class_means, counts = np.asarray(class_means, np.float64), np.asarray(counts)
     members = np.full(counts.shape, -1)
@@ -173,7 +172,8 @@ def unbiased_prototypes(clusters, mask):
     """The plain mean of a class's cluster prototypes (Eq. 6). clusters [K,J,d] -> unbiased [K,d].
 
     A mean over the clients is biased: the domain with the most clients draws it to itself. In this
-    mean each cluster counts once, however many clients stand behind it.
+    mean each cluster counts once, however many clients stand behind it. A domain that has several
+    clusters still counts several times: the bias is reduced, not removed.
     """
     clusters, mask = np.asarray(clusters, np.float64), np.asarray(mask)
     sums = np.where(mask[..., None], clusters, 0).sum(axis=1)
@@ -253,6 +253,7 @@ def sgd_step(loss, width, *constants):
     """One step of SGD with momentum and weight decay, compiled at its first call for all batches.
 
     loss(p, x, labels, *received, *constants) -> scalar, z [B,d], batch norm's statistics [S].
+    received are Tensors, new ones at each call; constants are compiled in, such as upcr_reduce.
     step(params [P], velocity [P], stats [S], x, labels, lr, momentum, weight_decay, *received)
     -> params, velocity and stats after the step, the loss before it, z.
     """
@@ -262,7 +263,7 @@ def sgd_step(loss, width, *constants):
         p = {name: part for (name, _), part in zip(shapes, parts)}
         return loss(p, x, labels, *received, *constants)
 
-    # The gradient is taken for each array and joined: that is faster than through `views`.
+    # By each array, then joined: faster than by the vector, which would go back through `views`.
     loss_and_gradient = ms.value_and_grad(loss_of_parts, 0, has_aux=True)
     @ms.enable_dynamic(x=ANY_BATCH, labels=ANY_LABELS)
     @ms.jit
@@ -343,8 +344,8 @@ def run(clients, tests, cfg, state=None, engine=map, server_round=server_round):
     clients: M Clients; tests: {domain: (images, labels)}; engine: see `server_round`. The log is a
     dict: round, loss (mean over the clients), accuracy {domain: percent}, avg (plain mean over the
     domains), clusters_per_class [K], seconds, and what server_round tells. Another method is
-    another server_round, as in lab/methods: (state, clients, cfg, engine) -> a ServerState, whose
-    mask stays False without prototypes, and a dict with at least losses {client: loss}.
+    another server_round (see lab/methods): it gives a ServerState, in which the mask is False if
+    the method has no prototypes, and a dict with losses {client: loss}.
     Raises FloatingPointError if the training diverges.
     """
     state = state or init_state(cfg)
@@ -388,9 +389,9 @@ def stream(cfg, purpose, *which):
 def split(train, cfg, published=None, exchange=None):
     """Share each domain out among its clients, at random and without overlap (Sec. 4.1).
     train: {domain: (images [n,32,32,3] uint8, labels [n])} -> the M Clients, domain by domain.
-    published: {domain: number of images that cfg.fraction is of, instead of n}. exchange(mine,
-    rest, labels) -> mine, rest swaps some of a client's indices with free ones, if it is given.
-    Raises ValueError for too few images.
+    published: {domain: number of images that cfg.fraction is of}, where only a part of it is at
+    hand. exchange(mine, rest, labels) -> mine, rest: may swap a client's indices with free ones, so
+    that it holds all classes. Raises ValueError for too few images.
     """
     clients = []
     for index, (domain, how_many) in enumerate(zip(train, cfg.clients, strict=True)):
@@ -544,13 +545,12 @@ def predict(params, stats, images):
     outputs = []
     for start in range(0, len(images), 128):
         logits, z = predict_batch(params, stats, network_input(images[start:start + 128]), *shapes)
-        outputs.append((logits.asnumpy(), z.asnumpy()))  # at once: MindSpore spins over a queue
+        outputs.append((logits.asnumpy(), z.asnumpy()))  # at once: a caller with a queue spins
     return tuple(np.concatenate(parts) for parts in zip(*outputs))
 
 def evaluate(state, tests):
     """Top-1 accuracy in percent. tests: {domain: (images, labels)} -> {domain: percent}.
-    Raises FloatingPointError where an output is not finite, which would count as class 0.
-    """
+    Raises FloatingPointError where an output is not finite, which would count as class 0."""
     accuracy = {}
     for domain, (images, labels) in tests.items():
         logits, _ = predict(state.params, state.stats, images)
