@@ -844,8 +844,9 @@ as_program(lambda: train.main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_twenty_killed_real_runs_end_in_identical_bytes(tmp_path):
-    """They are killed at random moments."""
+def test_killed_real_runs_end_in_identical_bytes(tmp_path):
+    """They are killed at random moments: six times, with --deep twenty times."""
+    kills = 10 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 3
     program = REAL.format(root=str(ROOT), tests=str(ROOT / "tests"))
     flags = [
         "digits",
@@ -903,14 +904,10 @@ def test_twenty_killed_real_runs_end_in_identical_bytes(tmp_path):
                 more = ["--resume"] if folders[-1].is_dir() else []
         return folders
 
-    with ThreadPoolExecutor(
-        2
-    ) as both:  # of the 15 s from a start to its first round nearly all is compiling, on one core
-        ended = [
-            folder
-            for folders in both.map(killed_and_resumed, (1, 2), (10, 10))
-            for folder in folders
-        ]
+    # Nearly all of the 15 s from a start to its first round is compiling, on one core.
+    with ThreadPoolExecutor(2) as both:
+        chains = both.map(killed_and_resumed, (1, 2), (kills, kills))
+        ended = [folder for folders in chains for folder in folders]
     for folder in ended:
         first, second = contents(tmp_path / "runs" / "whole"), contents(folder)
         rows = [

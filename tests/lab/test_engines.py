@@ -121,11 +121,13 @@ def ray_processes():
 
 
 @with_ray
+@pytest.mark.slow
 def test_two_rounds_of_fpl_leave_the_loops_bytes(cluster):
     assert everything(cluster) == everything(map)
 
 
 @with_ray
+@pytest.mark.slow
 def test_methods_with_memory_leave_the_loops_bytes(cluster):
     server_round = baselines.feddyn().server_round
     found = everything(cluster, server_round)
@@ -133,6 +135,7 @@ def test_methods_with_memory_leave_the_loops_bytes(cluster):
 
 
 @with_ray
+@pytest.mark.slow
 def test_a_worker_killed_mid_round_changes_no_byte(cluster, tmp_path):
     """The first worker that has client 3 (12 images) trains it, tells its pid, awaits its end."""
     told = str(tmp_path / "pid")

@@ -198,8 +198,14 @@ def test_two_processes_leave_the_same_bytes(two_runs):
 
 @pytest.mark.parametrize(
     "numbers",
-    [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]],
-    ids=["once", "three times"],
+    [
+        pytest.param([signal.SIGINT], id="once"),
+        pytest.param(
+            [signal.SIGTERM, signal.SIGTERM, signal.SIGINT],
+            id="three times",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_ctrl_c_keeps_the_finished_rounds(numbers, tmp_path):
     """It ends with a sentence."""

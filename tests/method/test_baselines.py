@@ -571,7 +571,11 @@ def oracles_loss_and_derivatives(method, w, logits, z, labels, images, state):
 
 
 @pytest.mark.parametrize(
-    "name, number", [(name, 1) for name in STEPPED] + [("fedproc", 0), ("fedproc", 2)]
+    "name, number",
+    [
+        pytest.param(name, number, marks=[] if name in ("fpl", "fedavg") else pytest.mark.slow)
+        for name, number in [(name, 1) for name in STEPPED] + [("fedproc", 0), ("fedproc", 2)]
+    ],
 )
 def test_two_steps_follow_the_oracles_gradient(name, number):
     """Both move every parameter by lr times the oracle's gradient. The second step starts
