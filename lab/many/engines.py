@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 
+from lab.many import processes
 from lab.shell.errors import InputError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -69,13 +70,17 @@ def over(ray):
 
 @contextlib.contextmanager
 def opened(name, workers=None):
-    """The engine "loop" or "ray" until the end of the `with`. Raises InputError.
+    """The engine "loop", "processes" or "ray" until the end of the `with`. Raises InputError.
 
     Ray's cluster is the one at RAY_ADDRESS, else one on this machine alone, of one worker for each
     core that this process may use.
     """
     if name == "loop":
         yield map
+        return
+    if name == "processes":
+        with processes.opened(workers) as engine:
+            yield engine
         return
     with (
         tempfile.TemporaryDirectory(prefix="fpl-", ignore_cleanup_errors=True) as folder,

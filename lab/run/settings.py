@@ -164,10 +164,10 @@ def settings_parser(prog, description):
     )
     parser.add_argument(
         "--engine",
-        choices=("loop", "ray"),
-        help="how a round goes over its "
-        "clients: one after another (loop), or on the cores of this machine or of "
-        "the Ray cluster at RAY_ADDRESS (needs requirements-ray.txt)",
+        choices=("loop", "processes", "ray"),
+        help="how a round goes over its clients: one after another (loop), on the cores of this "
+        "machine, a process with one thread on each (processes), or on the Ray cluster at "
+        "RAY_ADDRESS, by default one on this machine (ray; needs requirements-ray.txt)",
     )
     parser.add_argument(
         "--as",
@@ -209,9 +209,10 @@ def parse(parser, argv):
         for field in dataclasses.fields(Config)
         if field.name in given
     }
-    if given.get("engine") == "ray" and settings.get("device", "CPU") != "CPU":
+    engine = given.get("engine", "loop")
+    if engine != "loop" and settings.get("device", "CPU") != "CPU":
         raise InputError(
-            f"--device is {settings['device']}; with --engine ray it must be CPU: "
+            f"--device is {settings['device']}; with --engine {engine} it must be CPU: "
             "leave one of the two away"
         )
     quick = {} if given.get("paper") else QUICK[settings["task"]]

@@ -1,0 +1,145 @@
+"""A round over the cores of this machine: the loop's bytes, and no process that stays."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fpl  # first: it sets what MindSpore reads while it is loaded
+
+# isort: split
+import psutil
+import pytest
+from rounds import everything, some_clients
+from tiny import TINY
+
+from lab.many import engines, processes
+from lab.methods import baselines
+from lab.shell.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Two workers, on one core if there is no other; afterwards nothing of them is left."""
+    core = min(os.sched_getaffinity(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes.os, "sched_getaffinity", lambda _: [core, core])
+        with engines.opened("processes") as engine:
+            patch.undo()
+            yield engine
+    assert not multiprocessing.active_children()
+
+
+def turns(clients):
+    """The items of a round without numbers."""
+    state = fpl.init_state(TINY)
+    return [(state, client, m) for m, client in enumerate(clients)]
+
+
+def told(arguments):
+    """The turn of a client that does no training: its number, its images, its worker."""
+    _, client, m = arguments
+    return m, len(client.labels), os.getpid()
+
+
+def threads(arguments):
+    return os.environ["OMP_NUM_THREADS"], len(os.sched_getaffinity(0))
+
+
+def diverging(arguments):
+    raise FloatingPointError("the loss is not finite")
+
+
+def killed_once(arguments):
+    """The second client's worker dies the first time; the folder remembers."""
+    _, client, m, folder = arguments
+    mark = Path(folder, "died")
+    if m == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return m
+
+
+def always_killed(arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_two_rounds_in_processes_leave_the_loops_bytes(pool):
+    assert everything(pool) == everything(map)
+
+
+@pytest.mark.slow
+def test_a_methods_memory_in_processes_leaves_the_loops_bytes(pool):
+    server_round = baselines.feddyn().server_round
+    found = everything(pool, server_round)
+    assert "2 3 h" in found and found == everything(map, server_round)
+
+
+def test_updates_come_in_the_clients_order(pool, monkeypatch):
+    """The largest begins first, and a window of two is in no other order."""
+    items = turns(some_clients(sizes=(1, 4, 2, 8, 3)))
+    for window in (64, 2):
+        monkeypatch.setattr(processes, "WINDOW", window)
+        found = list(pool(told, items))
+        assert [pair[:2] for pair in found] == [(0, 1), (1, 4), (2, 2), (3, 8), (4, 3)]
+
+
+def test_a_worker_has_one_thread_and_one_core(pool):
+    assert set(pool(threads, turns(some_clients()))) == {("1", 1)}
+
+
+def test_a_workers_error_is_the_loops(pool):
+    with pytest.raises(FloatingPointError, match="the loss is not finite"):
+        list(pool(diverging, turns(some_clients())))
+    assert len(list(pool(told, turns(some_clients())))) == 5
+
+
+def test_a_killed_workers_clients_train_again(pool, tmp_path):
+    items = [(*item, str(tmp_path)) for item in turns(some_clients())]
+    assert list(pool(killed_once, items)) == [0, 1, 2, 3, 4]
+    assert (tmp_path / "died").exists()
+
+
+def test_workers_that_always_die_are_one_line(pool):
+    with pytest.raises(InputError, match=r"were killed 4 times in a round; look at the machine's"):
+        list(pool(always_killed, turns(some_clients())))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_outlives_its_parent(number, tmp_path):
+    """Whatever ends the parent in the middle of a round."""
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "import test_processes as t\n"
+        "if __name__ == '__main__':\n"
+        "    from lab.shell.program import as_program\n"
+        "    from lab.many import engines\n"
+        "    def main():\n"
+        "        with engines.opened('processes', 1) as engine:\n"
+        "            list(engine(t.sleeping, t.turns(t.some_clients())))\n"
+        "    as_program(main)\n"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(program)
+    tests = ROOT / "tests"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tests}:{tests / 'lab'}"}
+    command = [sys.executable, str(script), str(ROOT), str(tests / "lab")]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, cwd=tmp_path, text=True
+    ) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.send_signal(number)
+        gone, alive = psutil.wait_procs([worker], timeout=20)
+    assert gone and not alive
+    assert parent.returncode == (-9 if number == signal.SIGKILL else 130)
+
+
+def sleeping(arguments):
+    print(os.getpid(), flush=True)
+    time.sleep(120)
