@@ -608,6 +608,7 @@ def test_two_steps_follow_the_oracles_gradient(name, number):
             assert np.abs(got - full).max() <= bound, key
 
 
+@pytest.mark.slow
 def test_each_term_weighs_enough_to_be_missed():
     """The terms are those of the two steps. A lost term changes the first step
     by a hundred times what the comparison above allows; FedProx's is zero there."""
