@@ -16,10 +16,10 @@ Algorithm 1                                                                here
 
 There are M clients, K classes and B images in a batch. A feature z, of width d, is what the last
 linear layer reads. A domain is where images come from, such as photographs of house numbers. A
-class mean is the mean feature of a client's images of a class; the mean of a cluster of them is a
-cluster prototype, which gives a domain its voice. The plain mean of a class's cluster prototypes
-is its unbiased prototype: no domain dominates it by its number of clients. CPCL is the loss that
-draws z to the cluster prototypes of its class, away from all others; UPCR draws it to the unbiased.
+class mean is the mean feature of a client's images of a class. A cluster prototype, the mean of a
+cluster of class means, gives a domain its voice. The plain mean of a class's cluster prototypes is
+its unbiased prototype: no domain dominates it by its number of clients. CPCL is the loss that draws
+z to the cluster prototypes of its class, away from all others; UPCR draws it to the unbiased one.
 
 Two rounds from Python, on small stand-ins for the digits that come with lab/ (see `sources`):
 
@@ -81,7 +81,7 @@ class Config:
     upcr: float = 1.0               # weight of UPCR in Eq. 12; 0 switches it off
     partition: str = "first"        # of FINCH, the clustering: its finest (Eq. 4); "last" (code)
     upcr_reduce: str = "mean"       # over the d dimensions (code, Table 2); "sum" (Eq. 10)
-    prototypes_from: str = "final"  # the trained network (Alg. 1); "running": as it trains (code)
+    prototypes_from: str = "final"  # class means: trained (Alg. 1); "running": in training (code)
     augment: str = "none"           # the text is silent; "crop-flip" (the PyTorch code)
     test_images: int = 0            # most test images of a domain; 0: all
     device: str = "CPU"             # of MindSpore
@@ -145,7 +145,7 @@ def cluster_members(class_means, counts, partition):
     has a link, so a cluster has two members or more, and M clients make at most M // 2 clusters.
     Only the sole holder of a class is a cluster alone. This partition is the finest, "first".
     FINCH goes on by linking the clusters' means in the same way, and stops before all become one
-    cluster; that partition is the coarsest, "last".
+    cluster, unless they did at first; that partition is the coarsest, "last".
     """
     class_means, counts = np.asarray(class_means, np.float64), np.asarray(counts)
     members = np.full(counts.shape, -1)
@@ -230,8 +230,8 @@ def local_loss(p, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_red
 
 def client_update(state, client, rng, cfg):
     """LocalUpdating of Algorithm 1: T epochs of SGD on Eq. 12, then the class means (Eq. 2).
-    The class means are taken with the trained network in evaluation mode: batch norm then uses the
-    running statistics, which this client has just trained along with the weights.
+    By default the class means are taken with the trained network in evaluation mode: batch norm
+    then uses the running statistics, which this client has just trained along with the weights.
     """
     params, stats, velocity = state.params, state.stats, ops.zeros_like(state.params)
     step = sgd_step(local_loss, cfg.width, cfg.upcr_reduce)
@@ -245,8 +245,8 @@ def client_update(state, client, rng, cfg):
                 params, velocity, stats, network_input(images), Tensor(labels), *sgd, *received)
             losses.append(loss)
             features.append((z, labels))
-    prototypes = local_prototypes(params, stats, client, features, cfg)
-    return ClientUpdate(params, stats, *prototypes, float(np.mean([*map(float, losses)])))
+    means_and_counts = local_prototypes(params, stats, client, features, cfg)
+    return ClientUpdate(params, stats, *means_and_counts, float(np.mean([*map(float, losses)])))
 
 @functools.cache
 def sgd_step(loss, width, *constants):
@@ -545,7 +545,7 @@ def predict(params, stats, images):
     outputs = []
     for start in range(0, len(images), 128):
         logits, z = predict_batch(params, stats, network_input(images[start:start + 128]), *shapes)
-        outputs.append((logits.asnumpy(), z.asnumpy()))  # at once: a caller with a queue spins
+        outputs.append((logits.asnumpy(), z.asnumpy()))  # a caller with a queue would spin
     return tuple(np.concatenate(parts) for parts in zip(*outputs))
 
 def evaluate(state, tests):
