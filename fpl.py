@@ -290,7 +290,8 @@ def local_prototypes(params, stats, client, features, cfg):
 def server_round(state, clients, cfg, engine=map):
     """One round of Algorithm 1 -> the next ServerState, and what the round tells of itself.
     engine(function, items) applies the function to each item and yields the results in order: map
-    does it here, one client after another, and lab/many has engines for several processes.
+    does it here, one client after another, and lab/many has engines for several processes. An item
+    is a tuple that begins with the state and a Client.
     """
     chosen = participants(cfg, len(clients), state.round + 1)
     turns = [(state, clients[m], stream(cfg, "client", state.round + 1, m), cfg) for m in chosen]
@@ -353,7 +354,7 @@ def run(clients, tests, cfg, state=None, engine=map, server_round=server_round):
         start, number = time.perf_counter(), state.round + 1
         try:
             state, told = server_round(state, clients, cfg, engine)
-            accuracy = evaluate(state, tests)
+            accuracy = evaluate(state, tests, engine)
         except FloatingPointError as error:
             raise FloatingPointError(f"round {number}, {error}; the training diverges: try a "
                                      "smaller --lr or a larger --tau") from error
@@ -548,13 +549,22 @@ def predict(params, stats, images):
         outputs.append((logits.asnumpy(), z.asnumpy()))  # a caller with a queue would spin
     return tuple(np.concatenate(parts) for parts in zip(*outputs))
 
-def evaluate(state, tests):
+def evaluate(state, tests, engine=map):
     """Top-1 accuracy in percent. tests: {domain: (images, labels)} -> {domain: percent}.
+    engine: see `server_round`; it maps over parts of the test sets.
     Raises FloatingPointError where an output is not finite, which would count as class 0."""
-    accuracy = {}
-    for domain, (images, labels) in tests.items():
-        logits, _ = predict(state.params, state.stats, images)
-        if not np.isfinite(logits).all():
-            raise FloatingPointError(f"test set of {domain}: the network's output is not finite")
-        accuracy[domain] = 100 * float(np.mean(logits.argmax(axis=1) == labels))
-    return accuracy
+    parts = [(state, Client(images, labels, domain), slice(start, start + 1024))
+             for domain, (images, labels) in tests.items()
+             for start in range(0, len(labels), 1024)]
+    right = dict.fromkeys(tests, 0)
+    for (_, test, _), number in zip(parts, engine(count_right, parts), strict=True):
+        right[test.domain] += number
+    return {domain: 100 * (right[domain] / len(labels)) for domain, (_, labels) in tests.items()}
+
+def count_right(arguments):
+    """How many images of a part of a test set the network gets right, in evaluation mode."""
+    state, test, part = arguments
+    logits, _ = predict(state.params, state.stats, test.images[part])
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(f"test set of {test.domain}: the network's output is not finite")
+    return int(np.sum(logits.argmax(axis=1) == test.labels[part]))

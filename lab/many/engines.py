@@ -1,118 +1,57 @@
-"""Engines for fpl.run: `map` is the built-in loop, the other one uses the workers of a Ray cluster.
+"""Which engine maps a round over its clients: the loop, processes, or a Ray cluster.
 
-What travels: images once to each machine that trains their client; network and prototypes once a
-round to each machine; what a method remembers of a client, to that client; back, the ClientUpdates.
-Ray pickles between its own processes; nothing that comes from elsewhere is unpickled.
+engine(function, items, done) applies the function to each item, a tuple that begins with the
+server's state and a Client, yields the results in order, and calls done() as they come.
 """
 
-import collections
 import contextlib
 import os
-import signal
-import sys
-import tempfile
 
-from lab.many import processes
-from lab.shell.errors import InputError
+from lab.many import cluster, processes
+from lab.shell.cores import granted, memory
+from lab.shell.words import plural
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# without working_dir the caller's folder would come first on a worker
-CODE = {"working_dir": ROOT, "excludes": ["/*", "!/.", "!/fpl.py", "!/finch.py", "!/lab"]}
+WORKER_MEMORY = 0.9e9  # bytes, at width 64 with batches of 64 images
 
 
-def turn(function, state, client, *rest):
-    """A client's turn on a worker: the function of one item, whose first two parts Ray keeps."""
-    return function((state, client, *rest))
+def loop(function, items, done=lambda: None):
+    """One item after another, in this process."""
+    for item in items:
+        result = function(item)
+        done()
+        yield result
 
 
-def over(ray):
-    """The engine of a running Ray: results in order, few waiting; a lost worker's items go again.
+def chosen(name, turns, device="CPU"):
+    """The engine's name, its number of workers, and the line that says so.
 
-    Its items are tuples that begin with the server's state and the client.
+    name: what --engine says, or None; turns: clients that train in a round.
     """
-    task = ray.remote(num_cpus=1, max_retries=3)(turn)
-    kept = {}  # id of a client -> the client, Ray's reference to it
-    newest = 0  # round
-
-    def result(number, reference):
-        try:
-            return ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        except ray.exceptions.RayError as error:
-            raise InputError(
-                f"Ray lost client {number} of this round ({error}); look at its workers' memory, "
-                "then go on with --resume"
-            ) from error
-
-    def engine(function, items):
-        nonlocal newest
-        shared, there, waiting = None, None, collections.deque()
-        # so that all have work while a large client is due
-        most = 4 * int(ray.cluster_resources().get("CPU", 1))
-        for number, (state, client, *rest) in enumerate(items):
-            if state is not shared:
-                shared, there = state, ray.put(state)
-                if state.round != newest + 1:  # another run, which has clients of its own
-                    kept.clear()
-                newest = state.round
-            if id(client) not in kept:
-                kept[id(client)] = client, ray.put(client)
-            reference = task.remote(function, there, kept[id(client)][1], *rest)
-            waiting.append((number, reference))
-            if len(waiting) == most:
-                yield result(*waiting.popleft())
-        while waiting:
-            yield result(*waiting.popleft())
-
-    return engine
+    cores, room = granted(), memory()
+    fit = max(1, int(room / WORKER_MEMORY)) if room else cores
+    workers = min(cores, turns, fit)
+    if name is None:
+        name = "processes" if workers > 1 and device == "CPU" else "loop"
+    if name == "loop":
+        return name, 1, "engine loop: clients train one after another, in this process"
+    if name == "ray" and "RAY_ADDRESS" in os.environ:
+        return name, None, f"engine ray: the cluster at {os.environ['RAY_ADDRESS']}"
+    why = f"{plural(cores, 'core')}, {plural(turns, 'client')} a round"
+    if room:
+        why += f", {room / 1e9:.1f} GB of free memory"
+    return name, workers, f"engine {name}: {plural(workers, 'worker')} ({why})"
 
 
 @contextlib.contextmanager
-def opened(name, workers=None):
+def opened(name, workers=1):
     """The engine "loop", "processes" or "ray" until the end of the `with`. Raises InputError.
 
-    Ray's cluster is the one at RAY_ADDRESS, else one on this machine alone, of one worker for each
-    core that this process may use.
+    Ray's cluster is the one at RAY_ADDRESS, else one on this machine of that many workers.
     """
     if name == "loop":
-        yield map
+        yield loop
         return
-    if name == "processes":
-        with processes.opened(workers) as engine:
-            yield engine
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="fpl-", ignore_cleanup_errors=True) as folder,
-        contextlib.ExitStack() as stack,
-    ):
-        os.environ.update(
-            RAY_USAGE_STATS_ENABLED="0",
-            RAY_IGNORE_UNHANDLED_ERRORS="1",
-            RAY_NUM_REDIS_GET_RETRIES="2",
-        )
-        where = {"address": os.environ.get("RAY_ADDRESS", "local")}
-        on_sigterm = signal.getsignal(signal.SIGTERM)
-        if where["address"] == "local":
-            # Told to be 127.0.0.1, Ray listens on every address of the machine.
-            # This switch, which it has for macOS, keeps it on the loopback;
-            # the token keeps other users out. It reads both when it is imported.
-            token = os.environ.get("RAY_AUTH_TOKEN") or os.urandom(32).hex()
-            os.environ.update(
-                RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token
-            )
-            cores = workers or len(os.sched_getaffinity(0))
-            where |= {"num_cpus": cores, "include_dashboard": False, "_temp_dir": folder}
-        try:
-            import ray
-
-            stack.callback(ray.shutdown)
-            environment = CODE | {"env_vars": {"OMP_NUM_THREADS": "1"}}
-            ray.init(**where, runtime_env=environment, logging_level="ERROR", log_to_driver=False)
-        except Exception as error:  # Ray raises this very class when a process does not start
-            raise InputError(
-                f"--engine ray does not start at {where['address']}: {error}; look at RAY_ADDRESS, "
-                f"or install it: {sys.executable} -m pip install -r {ROOT}/requirements-ray.txt"
-            ) from error
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process without a word
-        yield over(ray)
+    address = os.environ.get("RAY_ADDRESS", "local")
+    engine = cluster.opened(address, workers) if name == "ray" else processes.opened(workers)
+    with engine as mapped:
+        yield mapped

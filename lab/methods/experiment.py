@@ -81,7 +81,7 @@ def read(command, table, description, argv):
             raise InputError(f"--methods names {word!r}; there are {', '.join(variants)}")
     variants = {name: variants[name] for name in variants if name in wanted}  # the table's order
     seeds = range(cfg.seed, cfg.seed + number)
-    return cfg, variants, seeds, f"runs/{name}", given.get("data"), given.get("engine", "loop")
+    return cfg, variants, seeds, f"runs/{name}", given.get("data"), given.get("engine")
 
 
 def plan(folder, cfg, variants, seeds, made_of):
@@ -223,11 +223,12 @@ def run_all(command, table, description, argv):
         for line in screen.lacking(share_out(data_sets[0], dataclasses.replace(cfg, seed=seed))):
             print(f"seed {seed}: {line}")
     steps = cfg.rounds * len(fpl.participants(cfg, len(clients), 1))
-    with engines.opened(engine_name) as engine:
+    name, workers, line = engines.chosen(engine_name, steps // cfg.rounds, cfg.device)
+    with engines.opened(name, workers) as engine:
         with locked(folder, wait=True):
             if not os.path.lexists(f"{folder}/config.json"):
                 run_folder.write_config(folder, shared)
-        print(budget(runs, variants, seeds, cfg.rounds), flush=True)
+        print(f"{line}\n{budget(runs, variants, seeds, cfg.rounds)}", flush=True)
         try:
             train_all(runs, data_sets, steps, engine)
         except KeyboardInterrupt:

@@ -60,34 +60,35 @@ def train_in(folder, cfg, options, logs):
     logs: takes those of its rounds, as they get done.
     """
     use_device(cfg.device)
-    train, tests, sources = load(cfg.task, options.get("data"))
-    clients, tests = share_out(train, cfg), test_sets(tests, cfg)
-    turns = len(fpl.participants(cfg, len(clients), 1))
-    record = {
-        "config": dataclasses.asdict(cfg),
-        "sources": sources,
-        "versions": run_folder.versions(),
-    }
-    with (
-        engines.opened(options.get("engine", "loop")) as engine,
-        summary.writer(options.get("summary"), cfg.width) as summarise,
-        alone_in(folder),
-    ):
-        start, done = checkpoint.resume(folder, record)
-        logs += done
-        print(screen.describe(sources, clients, cfg), flush=True)
-        if logs:
-            print(f"{len(logs)} of {cfg.rounds} rounds are done already.\n")
-        with progress(cfg.rounds * turns, len(logs) * turns) as bar:
-            for _, log in rounds(
-                clients, tests, cfg, folder, record, counting(bar, engine), state=start
-            ):
-                summarise(log)
-                logs.append(log)  # what is counted and shown is on disk
-                bar.write(screen.round_line(log))
-                sys.stdout.flush()
-        print("\n" + screen.final_table(logs))
-        run_folder.pictures(folder, logs, [client.domain for client in clients])
+    turns = len(fpl.participants(cfg, sum(cfg.clients), 1))
+    name, workers, line = engines.chosen(options.get("engine"), turns, cfg.device)
+    with engines.opened(name, workers) as engine:  # first: workers load MindSpore meanwhile
+        train, tests, sources = load(cfg.task, options.get("data"))
+        clients, tests = share_out(train, cfg), test_sets(tests, cfg)
+        record = {
+            "config": dataclasses.asdict(cfg),
+            "sources": sources,
+            "versions": run_folder.versions(),
+        }
+        with (
+            summary.writer(options.get("summary"), cfg.width) as summarise,
+            alone_in(folder),
+        ):
+            start, done = checkpoint.resume(folder, record)
+            logs += done
+            print(f"{screen.describe(sources, clients, cfg)}{line}\n", flush=True)
+            if logs:
+                print(f"{len(logs)} of {cfg.rounds} rounds are done already.\n")
+            with progress(cfg.rounds * turns, len(logs) * turns) as bar:
+                for _, log in rounds(
+                    clients, tests, cfg, folder, record, counting(bar, engine), state=start
+                ):
+                    summarise(log)
+                    logs.append(log)  # what is counted and shown is on disk
+                    bar.write(screen.round_line(log))
+                    sys.stdout.flush()
+            print("\n" + screen.final_table(logs))
+            run_folder.pictures(folder, logs, [client.domain for client in clients])
 
 
 def progress(turns, done=0):
@@ -95,12 +96,12 @@ def progress(turns, done=0):
     return tqdm(total=turns, initial=done, unit="client", disable=None)
 
 
-def counting(bar, engine=map):
-    """The engine for fpl.run, moving a progress bar by one with each client."""
+def counting(bar, engine):
+    """The engine for fpl.run, moving a progress bar by one with each client that has trained."""
 
     def counted(function, items):
-        for result in engine(function, items):
-            bar.update()  # first: nobody comes back here after the last one
-            yield result
+        if function is fpl.count_right:  # no client: a test set
+            return engine(function, items)
+        return engine(function, items, bar.update)
 
     return counted
