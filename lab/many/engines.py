@@ -43,15 +43,16 @@ def chosen(name, turns, device="CPU"):
 
 
 @contextlib.contextmanager
-def opened(name, workers=1):
+def opened(name, workers=1, cfg=None):
     """The engine "loop", "processes" or "ray" until the end of the `with`. Raises InputError.
 
     Ray's cluster is the one at RAY_ADDRESS, else one on this machine of that many workers.
+    cfg: of the run that it is for, so that processes compile at once, or None if there are several.
     """
     if name == "loop":
         yield loop
         return
     address = os.environ.get("RAY_ADDRESS", "local")
-    engine = cluster.opened(address, workers) if name == "ray" else processes.opened(workers)
-    with engine as mapped:
-        yield mapped
+    opening = cluster.opened(address, workers) if name == "ray" else processes.opened(workers, cfg)
+    with opening as engine:
+        yield engine

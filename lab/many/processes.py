@@ -29,13 +29,18 @@ WINDOW = 64  # as many results of a round wait in memory for their turn, at most
 # ---------------------------------------------------------------- in a worker
 
 
-def begin():
-    """A worker's first acts. It ends with its parent, and not before, by Ctrl-C; it has a core."""
+def begin(cfg):
+    """A worker's first acts. It ends with its parent, and not before, by Ctrl-C; it has a core.
+
+    cfg: of the run that it is for, or None where several will follow each other.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    from lab.many.worker import own_core  # which loads MindSpore
+    from lab.many import compiled, worker  # which load MindSpore
 
-    own_core()
+    worker.own_core()
+    if cfg is not None:
+        compiled.prepare(cfg)
 
 
 def end_with_parent():
@@ -64,15 +69,17 @@ class Workers:
     engine(function, items): items are tuples that begin with the server's state and a Client.
     """
 
-    def __init__(self, number, folder):
-        self.number, self.folder = number, folder
+    def __init__(self, number, cfg, folder):
+        self.number, self.cfg, self.folder = number, cfg, folder
         self.state, self.state_file = None, None
         self.files = {}  # id of images -> their file
         self.begin()
 
     def begin(self):
         context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
-        self.pool = concurrent.futures.ProcessPoolExecutor(self.number, context, begin)
+        self.pool = concurrent.futures.ProcessPoolExecutor(
+            self.number, context, begin, (self.cfg,)
+        )
         threads = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"  # for the processes, which inherit it
         for _ in range(self.number):
@@ -164,10 +171,10 @@ def lost(future):
 
 
 @contextlib.contextmanager
-def opened(number):
-    """The engine of that many workers until the end of the `with`."""
+def opened(number, cfg=None):
+    """The engine of that many workers until the end of the `with`. cfg: see `begin`."""
     with tempfile.TemporaryDirectory(prefix="fpl-", ignore_cleanup_errors=True) as folder:
-        workers = Workers(number, folder)
+        workers = Workers(number, cfg, folder)
         try:
             yield workers.engine
         finally:
