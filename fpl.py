@@ -440,6 +440,7 @@ STAGES = (("stage1", 1, 1, 1), ("stage2", 1, 2, 2), ("stage3", 2, 4, 2), ("stage
 BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # PyTorch's, in its meaning: running = 0.9 * running + 0.1 * batch
 bn_train = ops.operations.BatchNorm(is_training=True, epsilon=BN_EPS)
 bn_eval = ops.operations.BatchNorm(is_training=False, epsilon=BN_EPS)
+split_with_size = ops.auto_generate.SplitWithSize()  # ops.split is a kernel a part: slow to compile
 ANY_BATCH = Tensor(shape=[None, 3, 32, 32], dtype=ms.float32)  # one compile for all sizes
 ANY_LABELS = Tensor(shape=[None], dtype=ms.int32)
 
@@ -466,7 +467,7 @@ def stat_shapes(width):
 
 def views(vector, shapes):
     """The arrays that make a vector, by name. vector [P], shapes from param_shapes -> dict."""
-    parts = ops.split(vector, [math.prod(shape) for _, shape in shapes])
+    parts = split_with_size(vector, tuple(math.prod(shape) for _, shape in shapes), 0)
     return {name: part.reshape(shape) for part, (name, shape) in zip(parts, shapes)}
 
 def joined(arrays):

@@ -11,16 +11,16 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 import fpl
+from lab.shell.errors import InputError
+from lab.shell.files import locked, write_whole
 
 KEPT = Path(sys.prefix, "compiled")  # beside the packages, and goes with them
 MOST = 50  # folders, of 0.4 MB each
@@ -28,21 +28,21 @@ SUMS = "sha256.json"  # of each file, so that a damaged one is not taken
 
 
 def prepare(cfg):
-    """Have the graphs of a run ready, from KEPT if they are there; else leave them there."""
+    """Have the graphs of a run ready, from KEPT if they are there; else leave them there.
+
+    One process compiles, the others of the run wait for it: side by side each takes longer.
+    """
     folder = KEPT / key(cfg)
-    if whole(folder):
+    with contextlib.suppress(InputError, OSError), locked(folder, wait=True):
+        whole = sums(folder) == sums_of_before(folder)
+        if not whole:  # of a process that was killed, or damaged: MindSpore would read it
+            shutil.rmtree(folder / "rank_0", ignore_errors=True)
         with kept_by_mindspore(folder):
             compile_both(cfg)
-        return
-    with contextlib.suppress(OSError):  # a folder that cannot be written, a full disk
-        KEPT.mkdir(exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix="part-", dir=KEPT))
-        with kept_by_mindspore(part):
-            compile_both(cfg)
-        (part / SUMS).write_text(json.dumps(sums(part)))
-        shutil.rmtree(folder, ignore_errors=True)  # damaged
-        part.rename(folder)  # fails where another process was first
-    forget_oldest()
+        if not whole:
+            text = json.dumps(sums(folder))
+            write_whole(folder / SUMS, lambda part: Path(part).write_text(text))
+            forget_oldest()
 
 
 def compile_both(cfg):
@@ -72,24 +72,22 @@ def key(cfg):
 
 def sums(folder):
     """{file: sha256} of what MindSpore has left in a folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in paths
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (folder / "rank_0").rglob("*")
+        if path.is_file()
     }
 
 
-def whole(folder):
-    """Whether a folder is there with all its files as they were written."""
+def sums_of_before(folder):
+    """What `prepare` has written of them; None if it did not come to its end."""
     try:
-        return sums(folder) == json.loads((folder / SUMS).read_text())
+        return json.loads((folder / SUMS).read_text())
     except (OSError, ValueError):
-        return False
+        return None
 
 
 def forget_oldest():
-    """Keep the newest folders; those without sums are of processes that were killed."""
-    with contextlib.suppress(OSError):
-        newest = sorted(KEPT.iterdir(), key=lambda path: -path.stat().st_mtime)
-        for folder in newest[MOST:]:
-            shutil.rmtree(folder, ignore_errors=True)
+    newest = sorted(KEPT.iterdir(), key=lambda path: -path.stat().st_mtime)
+    for folder in newest[MOST:]:
+        shutil.rmtree(folder, ignore_errors=True)

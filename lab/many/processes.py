@@ -77,9 +77,7 @@ class Workers:
 
     def begin(self):
         context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
-        self.pool = concurrent.futures.ProcessPoolExecutor(
-            self.number, context, begin, (self.cfg,)
-        )
+        self.pool = concurrent.futures.ProcessPoolExecutor(self.number, context, begin, (self.cfg,))
         threads = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"  # for the processes, which inherit it
         for _ in range(self.number):
