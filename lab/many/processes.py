@@ -11,6 +11,7 @@ import functools
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import tempfile
 import threading
@@ -29,13 +30,13 @@ WINDOW = 64  # as many results of a round wait in memory for their turn, at most
 # ---------------------------------------------------------------- in a worker
 
 
-def begin(cfg):
+def begin(folder, cfg):
     """A worker's first acts. It ends with its parent, and not before, by Ctrl-C; it has a core.
 
-    cfg: of the run that it is for, or None where several will follow each other.
+    folder: of the run's files; cfg: of the run, or None where several will follow each other.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(folder,), daemon=True).start()
     from lab.many import compiled, worker  # which load MindSpore
 
     worker.own_core()
@@ -43,8 +44,10 @@ def begin(cfg):
         compiled.prepare(cfg)
 
 
-def end_with_parent():
+def end_with_parent(folder):
+    """Wait for the parent's end, whatever it is; a parent that was killed has left the folder."""
     wait([multiprocessing.parent_process().sentinel])
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
@@ -77,7 +80,9 @@ class Workers:
 
     def begin(self):
         context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
-        self.pool = concurrent.futures.ProcessPoolExecutor(self.number, context, begin, (self.cfg,))
+        self.pool = concurrent.futures.ProcessPoolExecutor(
+            self.number, context, begin, (self.folder, self.cfg)
+        )
         threads = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"  # for the processes, which inherit it
         for _ in range(self.number):

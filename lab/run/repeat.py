@@ -10,6 +10,7 @@ import shutil
 
 import fpl
 from lab.data.load import load
+from lab.many import engines
 from lab.methods.baselines import FPL_GLOBAL, METHODS
 from lab.run import checkpoint
 from lab.run import folder as run_folder
@@ -128,11 +129,14 @@ def train_again(again, record, cfg, method, data, folder):
     now["command"] = "repeat"  # so that only a folder of this command is gone on with
     clients, tests, part = share_out(train, cfg), test_sets(tests, cfg), f"{again}.part"
     turns = len(fpl.participants(cfg, len(clients), 1))
-    with alone_in(part):
+    name, workers, line = engines.chosen(None, turns, cfg.device)
+    print(line, flush=True)
+    with alone_in(part), engines.opened(name, workers) as engine:
         start, logs = checkpoint.resume(part, now)
         with progress(cfg.rounds * turns, len(logs) * turns) as bar:
+            engine = counting(bar, engine)
             for _, log in rounds(
-                clients, tests, cfg, part, now, counting(bar), method.server_round, start
+                clients, tests, cfg, part, now, engine, method.server_round, start
             ):
                 logs.append(log)
         run_folder.pictures(part, logs, [client.domain for client in clients])

@@ -165,9 +165,10 @@ def settings_parser(prog, description):
     parser.add_argument(
         "--engine",
         choices=("loop", "processes", "ray"),
-        help="how a round goes over its clients: one after another (loop), on the cores of this "
-        "machine, a process with one thread on each (processes), or on the Ray cluster at "
-        "RAY_ADDRESS, by default one on this machine (ray; needs requirements-ray.txt)",
+        help="how a round goes over its clients: on the cores of this machine, a process with one "
+        "thread on each (processes; the default where there is more than one core and client), one "
+        "after another (loop), or on the Ray cluster at RAY_ADDRESS, without that one on this "
+        "machine (ray; needs requirements-ray.txt)",
     )
     parser.add_argument(
         "--as",

@@ -1,5 +1,6 @@
 """A round over the cores of this machine: the loop's bytes, and no process that stays."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 from rounds import everything, some_clients
 from tiny import TINY
 
-from lab.many import engines, processes
+from lab.many import processes
 from lab.methods import baselines
 from lab.shell.errors import InputError
 
@@ -25,13 +26,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def pool():
-    """Two workers, on one core if there is no other; afterwards nothing of them is left."""
-    core = min(os.sched_getaffinity(0))
+    """Two workers; afterwards nothing of them is left."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes.os, "sched_getaffinity", lambda _: [core, core])
-        with engines.opened("processes") as engine:
-            patch.undo()
-            patch.setenv("OMP_NUM_THREADS", "2")  # which no worker heeds
+        patch.setenv("OMP_NUM_THREADS", "2")  # which no worker heeds
+        with processes.opened(2) as engine:
+            assert os.environ["OMP_NUM_THREADS"] == "2"
             yield engine
     assert not multiprocessing.active_children()
 
@@ -50,6 +49,10 @@ def told(arguments):
 
 def threads(arguments):
     return os.environ["OMP_NUM_THREADS"], len(os.sched_getaffinity(0))
+
+
+def waiting(arguments):
+    time.sleep(arguments[-1])
 
 
 def diverging(arguments):
@@ -72,15 +75,47 @@ def always_killed(arguments):
 
 
 @pytest.mark.slow
-def test_two_rounds_in_processes_leave_the_loops_bytes(pool):
-    assert everything(pool) == everything(map)
+@pytest.mark.parametrize("name", baselines.METHODS)
+def test_every_method_leaves_the_loops_bytes(pool, name):
+    server_round = baselines.METHODS[name].server_round
+    found = everything(pool, server_round)
+    assert found == everything(map, server_round)
+    assert ("2 3 h" in found) == (name == "feddyn")  # its memory travels too
 
 
 @pytest.mark.slow
-def test_a_methods_memory_in_processes_leaves_the_loops_bytes(pool):
-    server_round = baselines.feddyn().server_round
-    found = everything(pool, server_round)
-    assert "2 3 h" in found and found == everything(map, server_round)
+@pytest.mark.parametrize("workers", [1, 4])
+def test_bytes_do_not_depend_on_the_workers(workers):
+    with processes.opened(workers) as engine:
+        assert everything(engine) == everything(map)
+
+
+def test_images_lie_in_one_file_while_held(pool, monkeypatch):
+    """A second round, and the evaluation, write none; with the run its files go."""
+    written = []
+    save = processes.np.save
+    monkeypatch.setattr(processes.np, "save", lambda *a: written.append(a[0]) or save(*a))
+    clients = some_clients()
+    for _ in range(2):
+        assert [m for m, *_ in pool(told, turns(clients))] == [0, 1, 2, 3, 4]
+    assert len(written) == 5 and all(map(os.path.exists, written))
+    del clients
+    gc.collect()
+    assert not any(map(os.path.exists, written))
+
+
+def test_progress_moves_as_clients_finish(pool):
+    """It moves before a slow first client has come, and once for each."""
+    seen, marks = [], []
+
+    def done():
+        seen.append(time.monotonic())
+
+    items = [(*item, 3.0 if item[2] == 0 else 0.0) for item in turns(some_clients())]
+    for _ in pool(waiting, items, done):
+        marks.append(len(seen))
+    assert marks[0] == 5 and len(seen) == 5
+    assert seen[-1] - seen[0] > 1
 
 
 def test_updates_come_in_the_clients_order(pool, monkeypatch):
@@ -115,15 +150,15 @@ def test_workers_that_always_die_are_one_line(pool):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_parent(number, tmp_path):
-    """Whatever ends the parent in the middle of a round."""
+    """Whatever ends the parent in the middle of a round, no worker and no file stays."""
     program = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
         "import test_processes as t\n"
         "if __name__ == '__main__':\n"
         "    from lab.shell.program import as_program\n"
-        "    from lab.many import engines\n"
+        "    from lab.many import processes\n"
         "    def main():\n"
-        "        with engines.opened('processes', 1) as engine:\n"
+        "        with processes.opened(1) as engine:\n"
         "            list(engine(t.sleeping, t.turns(t.some_clients())))\n"
         "    as_program(main)\n"
     )
@@ -131,6 +166,7 @@ def test_no_worker_outlives_its_parent(number, tmp_path):
     script.write_text(program)
     tests = ROOT / "tests"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tests}:{tests / 'lab'}"}
+    environment["TMPDIR"] = str(tmp_path)
     command = [sys.executable, str(script), str(ROOT), str(tests / "lab")]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, cwd=tmp_path, text=True
@@ -139,6 +175,7 @@ def test_no_worker_outlives_its_parent(number, tmp_path):
         parent.send_signal(number)
         gone, alive = psutil.wait_procs([worker], timeout=20)
     assert gone and not alive
+    assert os.listdir(tmp_path) == ["parent.py"]
     assert parent.returncode == (-9 if number == signal.SIGKILL else 130)
 
 
