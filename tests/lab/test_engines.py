@@ -21,7 +21,7 @@ import pytest
 from rounds import everything, some_clients
 from tiny import DOMAINS, TINY
 
-from lab.many import engines
+from lab.many import cluster, engines
 from lab.methods import baselines, experiment
 from lab.run import train
 from lab.shell.errors import InputError
@@ -38,7 +38,7 @@ BLANK = {
 
 def instead(engine, turn):
     """The engine, with another function for the clients' turns; it goes to the workers whole."""
-    return lambda function, items: engine(turn, items)
+    return lambda function, items, *done: engine(turn, items, *done)
 
 
 def made_up(loss_of):
@@ -64,7 +64,7 @@ def one_round(engine, loss_of):
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def ray_pair():
     """A local Ray of two workers, begun by a process that allows two threads.
 
     Afterwards nothing of it is left.
@@ -72,7 +72,7 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "2")
         patch.delenv("RAY_ADDRESS", raising=False)
-        with engines.opened("ray", workers=2) as engine:
+        with engines.opened("ray", 2) as engine:
             patch.undo()
             yield engine
             log_dir = next(
@@ -101,21 +101,21 @@ def ray_processes():
 
 @with_ray
 @pytest.mark.slow
-def test_two_rounds_of_fpl_leave_the_loops_bytes(cluster):
-    assert everything(cluster) == everything(map)
+def test_two_rounds_of_fpl_leave_the_loops_bytes(ray_pair):
+    assert everything(ray_pair) == everything(map)
 
 
 @with_ray
 @pytest.mark.slow
-def test_methods_with_memory_leave_the_loops_bytes(cluster):
+def test_methods_with_memory_leave_the_loops_bytes(ray_pair):
     server_round = baselines.feddyn().server_round
-    found = everything(cluster, server_round)
+    found = everything(ray_pair, server_round)
     assert "2 3 h" in found and found == everything(map, server_round)
 
 
 @with_ray
 @pytest.mark.slow
-def test_a_worker_killed_mid_round_changes_no_byte(cluster, tmp_path):
+def test_a_worker_killed_mid_round_changes_no_byte(ray_pair, tmp_path):
     """The first worker that has client 3 (12 images) trains it, tells its pid, awaits its end."""
     told = str(tmp_path / "pid")
 
@@ -140,7 +140,7 @@ def test_a_worker_killed_mid_round_changes_no_byte(cluster, tmp_path):
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        found = everything(instead(cluster, turn))
+        found = everything(instead(ray_pair, turn))
     finally:
         over.set()
         thread.join()
@@ -149,33 +149,33 @@ def test_a_worker_killed_mid_round_changes_no_byte(cluster, tmp_path):
 
 
 @with_ray
-def test_workers_have_one_thread_whatever_the_driver_allows(cluster):
-    assert set(one_round(cluster, lambda m: int(os.environ["OMP_NUM_THREADS"])).values()) == {1}
-    assert set(one_round(cluster, lambda m: ms.get_context("runtime_num_threads")).values()) == {1}
+def test_workers_have_one_thread_whatever_the_driver_allows(ray_pair):
+    assert set(one_round(ray_pair, lambda m: int(os.environ["OMP_NUM_THREADS"])).values()) == {1}
+    assert set(one_round(ray_pair, lambda m: ms.get_context("runtime_num_threads")).values()) == {1}
 
 
 @with_ray
 @pytest.mark.parametrize("kind", [FloatingPointError, InputError])
-def test_a_workers_error_arrives_as_from_the_loop(cluster, kind):
+def test_a_workers_error_arrives_as_from_the_loop(ray_pair, kind):
     def loss_of(m):
         if m in (2, 3):
             raise kind(f"client {m} has nothing")
         return 0.0
 
     caught = []
-    for engine in (cluster, map):
+    for engine in (ray_pair, map):
         with pytest.raises(kind) as error:
             one_round(engine, loss_of)
         caught.append((type(error.value), str(error.value)))
     assert caught[0] == caught[1] and "client 2 has" in caught[0][1]
-    assert one_round(cluster, float) == {
+    assert one_round(ray_pair, float) == {
         m: float(m) for m in range(5)
     }  # and the engine still works
 
 
 @with_ray
-def test_nothing_of_ray_listens_beyond_the_loopback(cluster):
-    one_round(cluster, float)  # the workers are there
+def test_nothing_of_ray_listens_beyond_the_loopback(ray_pair):
+    one_round(ray_pair, float)  # the workers are there
     pids = {os.getpid(), *(process.pid for process in ray_processes())}
     addresses = [
         c.laddr.ip
@@ -186,9 +186,9 @@ def test_nothing_of_ray_listens_beyond_the_loopback(cluster):
 
 
 @with_ray
-def test_results_come_in_the_clients_order(cluster):
+def test_results_come_in_the_clients_order(ray_pair):
     """They come in that order however long each client takes."""
-    assert list(one_round(cluster, lambda m: time.sleep(0.1 * (5 - m)) or float(m)).items()) == [
+    assert list(one_round(ray_pair, lambda m: time.sleep(0.1 * (5 - m)) or float(m)).items()) == [
         (m, float(m)) for m in range(5)
     ]
 
@@ -243,7 +243,7 @@ def two_rounds(engine, server_round=fpl.server_round):
     return clients, [fpl.participants(cfg, 5, number) for number in (1, 2)]
 
 
-def sent(log, kind=fpl.Client):
+def sent(log, kind=np.ndarray):
     """What was put into Ray's store, of one kind."""
     return [value for what, value in log if what == "put" and isinstance(value, kind)]
 
@@ -251,11 +251,11 @@ def sent(log, kind=fpl.Client):
 def test_images_are_sent_once_a_run():
     """The network is sent once a round."""
     log = []
-    engine = engines.over(fake_ray(log))
+    engine = cluster.over(fake_ray(log))
     for _ in range(2):  # the second run has clients of its own
         log.clear()
         clients, chosen = two_rounds(engine)
-        took_part = {id(clients[m]) for m in chosen[0] + chosen[1]}
+        took_part = {id(clients[m].images) for m in chosen[0] + chosen[1]}
         assert sorted(map(id, sent(log))) == sorted(took_part)
         assert [state.round for state in sent(log, fpl.ServerState)] == [0, 1]
         assert len(sent(log, object)) == len(took_part) + 2
@@ -264,7 +264,7 @@ def test_images_are_sent_once_a_run():
 def test_a_client_is_sent_its_own_memory_only():
     """It is sent no other client's."""
     log = []
-    clients, chosen = two_rounds(engines.over(fake_ray(log)), remembering_round)
+    clients, chosen = two_rounds(cluster.over(fake_ray(log)), remembering_round)
     assert not any(hasattr(state, "memory") for state in sent(log, tuple))
     tasks = [arguments for what, arguments in log if what == "submit"]
     received = [float(arguments[-1][0]) for arguments in tasks]
@@ -283,7 +283,7 @@ def remembering_round(state, clients, cfg, engine):
 def test_few_tasks_wait_at_a_time():
     """So it is however many clients there are."""
     log, state = [], fpl.init_state(TINY)
-    engine = instead(engines.over(fake_ray(log)), made_up(float))
+    engine = instead(cluster.over(fake_ray(log)), made_up(float))
     fpl.server_round(state, some_clients([1] * 30), TINY, engine)
     waiting = np.cumsum([{"submit": 1, "get": -1}.get(what, 0) for what, _ in log])
     assert waiting.max() == 4 and waiting[-1] == 0
@@ -298,7 +298,7 @@ def test_a_lost_worker_has_its_clients_place():
 
     ray.get = get
     with pytest.raises(InputError, match=r"Ray lost client 0 of this round \(gone\).*--resume"):
-        two_rounds(engines.over(ray))
+        two_rounds(cluster.over(ray))
 
 
 def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch, capsys):
@@ -316,14 +316,13 @@ def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch, cap
 
 
 def test_the_flag_chooses_the_engine(tmp_path, monkeypatch):
-    """The bar counts its clients."""
     asked, done = [], []
 
     @contextlib.contextmanager
-    def opened(name):
+    def opened(name, workers, cfg):
         asked.append(name)
         try:
-            yield lambda function, items: (f"by the engine {function(m)}" for m in items)
+            yield lambda function, items, done: (f"by the engine {function(m)}" for m in items)
         finally:
             asked.append("closed")
 
@@ -347,7 +346,7 @@ def test_compare_hands_its_engine_to_each_run(tmp_path, monkeypatch):
         done.extend(engine(str, [1, 2]))
         return [], "it only counts"
 
-    def engine(function, items):
+    def engine(function, items, done):
         return (f"by the engine {function(m)}" for m in items)
 
     done, folders = [], [str(tmp_path / f"seed-{seed}") for seed in range(2)]
@@ -355,6 +354,46 @@ def test_compare_hands_its_engine_to_each_run(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "train", only_count)
     experiment.train_all(runs, (), 2, engine)
     assert done == 2 * ["by the engine 1", "by the engine 2"]
+
+
+def test_the_bar_counts_clients_only():
+    """It counts no part of a test set."""
+    moves = []
+    bar = types.SimpleNamespace(update=lambda: moves.append(1))
+    engine = train.counting(bar, engines.loop)
+    assert list(engine(abs, [-1, -2])) == [1, 2] and len(moves) == 2
+    assert fpl.evaluate(fpl.init_state(TINY), {"mnist": some_clients()[1][:2]}, engine)
+    assert len(moves) == 2
+
+
+@pytest.mark.parametrize(
+    "cores, free, turns, device, name",
+    [
+        (2, None, 20, "CPU", "processes"),
+        (1, None, 20, "CPU", "loop"),
+        (8, 1.7e9, 20, "CPU", "loop"),  # memory for one worker
+        (8, None, 1, "CPU", "loop"),
+        (8, None, 20, "GPU", "loop"),
+    ],
+)
+def test_processes_are_the_default_where_they_help(monkeypatch, cores, free, turns, device, name):
+    monkeypatch.setattr(engines, "granted", lambda: cores)
+    monkeypatch.setattr(engines, "memory", lambda: free)
+    assert engines.chosen(None, turns, device)[0] == name
+    assert engines.chosen("loop", turns, device)[0] == "loop"
+
+
+@pytest.mark.parametrize(
+    "cores, free, turns, workers", [(4, 64e9, 20, 4), (8, 64e9, 3, 3), (8, 5e9, 20, 5)]
+)
+def test_workers_fit_cores_clients_and_memory(monkeypatch, cores, free, turns, workers):
+    monkeypatch.setattr(engines, "granted", lambda: cores)
+    monkeypatch.setattr(engines, "memory", lambda: free)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in (None, "processes", "ray"):
+        _, found, line = engines.chosen(name, turns)
+        assert found == workers
+        assert f"{workers} workers ({cores} cores, {turns} clients a round" in line
 
 
 def test_ray_is_refused_beside_non_cpu_devices(tmp_path, monkeypatch, capsys):
