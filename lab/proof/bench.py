@@ -14,6 +14,7 @@ No file of images is read; a run reads them once, before its first round.
 
 import argparse
 import csv
+import dataclasses
 import functools
 import importlib.util
 import io
@@ -33,6 +34,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from finch import finch
+from lab.many import engines
 from lab.methods import baselines
 from lab.proof import rivals
 from lab.proof.timing import BUSY, Row, clock, figures, in_turn, met, others_since, seconds, verdict
@@ -78,27 +80,29 @@ def batch_of(width):
 
 
 def compiled_step(batch, step, received):
-    """A call that makes one more step of fpl.sgd_step -> the loss, and the weights to wait for."""
+    """A call that makes one more step of fpl.sgd_step -> all that the step gives."""
     params, stats, velocity = *batch.state[1:3], ops.zeros_like(batch.state.params)
     x, labels = fpl.network_input(batch.images), Tensor(batch.labels)
     sgd = fpl.tensors(batch.cfg.lr, batch.cfg.momentum, batch.cfg.weight_decay)
 
     def once():
         nonlocal params, velocity, stats
-        params, velocity, stats, loss, _ = step(params, velocity, stats, x, labels, *sgd, *received)
-        return loss, params
+        made = step(params, velocity, stats, x, labels, *sgd, *received)
+        params, velocity, stats = made[:3]
+        return made
 
     return once
 
 
 def wait(made):
-    """Until what a step made is there.
+    """Until what a step made is there; what PyTorch returns is there.
 
     For the weights MindSpore sleeps. For the loss it spins, on a core that the kernels could use:
     on one core a step of width 8 then took 1.7 s instead of 0.1.
     """
-    if isinstance(made, Tensor):  # PyTorch has returned when it is there
-        made.asnumpy()
+    first = made[0] if isinstance(made, tuple) else made
+    if isinstance(first, Tensor):
+        first.asnumpy()
 
 
 def steps(once):
@@ -106,7 +110,7 @@ def steps(once):
 
     def several():
         for _ in range(STEPS):
-            _, made = once()
+            made = once()
         wait(made)
 
     return several
@@ -144,14 +148,16 @@ def eager_over_compiled(repeat, width):
 
 def compiled_over_torch(repeat, width):
     """Our step over PyTorch's."""
+    from lab.proof import in_torch  # which needs PyTorch
+
     batch = batch_of(width)
-    return in_turn(steps(fpl_step(batch)), steps(rivals.torch_step(batch)), repeat)
+    return in_turn(steps(fpl_step(batch)), steps(in_torch.step(batch)), repeat)
 
 
 def late_over_early(repeat, width, early, late):
     """Steps one after another: those from number `late` on over those from number `early` on."""
     once = fpl_step(batch_of(width))
-    taken = [seconds(lambda: wait(once()[1])) for _ in range(late + repeat)]
+    taken = [seconds(lambda: wait(once())) for _ in range(late + repeat)]
     return list(zip(taken[late : late + repeat], taken[early : early + repeat]))
 
 
@@ -282,6 +288,64 @@ def round_by_images(repeat, width, images, times):
     return [(first / (4 * times * images), second / (4 * images)) for first, second in pairs]
 
 
+# ---------------------------------------------------------------- a whole round
+
+# Sec. 4.1: images of a client of MNIST, USPS, SVHN, SYN
+DIGITS = (600,) * 6 + (72,) * 4 + (732,) * 3 + (100,) * 7
+TEST_IMAGES = 15_959  # of the files at hand when the first figures were taken
+
+
+class Round(NamedTuple):
+    """What a round of the digits begins with."""
+
+    state: fpl.ServerState
+    clients: list
+    tests: dict
+    cfg: fpl.Config
+
+
+def round_of(width):
+    """Its 20 clients with two local epochs, from the second round on: there are prototypes."""
+    cfg = dataclasses.replace(one_epoch(width), local_epochs=2)
+    images = np.random.default_rng(2).integers(0, 256, (TEST_IMAGES, 32, 32, 3), np.uint8)
+    state = fpl.init_state(cfg)._replace(round=1, prototypes=batch_of(width).prototypes)
+    return Round(state, made_clients(DIGITS), {"mnist": (images, np.arange(len(images)) % 10)}, cfg)
+
+
+def by_engine(work, engine):
+    """A call that makes the round: train, class means, server, test."""
+
+    def once():
+        after, _ = fpl.server_round(work.state, work.clients, work.cfg, engine)
+        return fpl.evaluate(after, work.tests, engine)
+
+    return once
+
+
+def all_cores(work):
+    """The default engine of this machine, opened, for that round."""
+    name, workers, _ = engines.chosen(None, len(work.clients))
+    return engines.opened(name, workers, work.cfg)
+
+
+def processes_over_loop(repeat, width):
+    """A round by the default engine over the same round in this process."""
+    work = round_of(width)
+    with all_cores(work) as engine:
+        return in_turn(by_engine(work, engine), by_engine(work, engines.loop), repeat, before=1)
+
+
+def round_over_torch(repeat, width, losses):
+    """A round by the default engine over PyTorch's, one client after another, all threads."""
+    from lab.proof import in_torch  # which needs PyTorch
+
+    work, losses = round_of(width), getattr(in_torch, losses)
+    with all_cores(work) as engine:
+        return in_turn(
+            by_engine(work, engine), lambda: in_torch.whole_round(*work, losses), repeat, before=1
+        )
+
+
 # ---------------------------------------------------------------- memory
 
 
@@ -356,8 +420,7 @@ def rows(*table):
 
 
 STEP, FINCH = "local step, width {}", "finch of {:,} x 64, a pair of rows"
-# Sec. 4.1's 600, 72, 732, 100 images of a client, in whole batches
-DIGITS = (640,) * 6 + (64,) * 4 + (704,) * 3 + (128,) * 7
+ROUND = "round of digits, width {}: on all cores"
 # fmt: off
 ROWS = rows(
     ("losses-64", f"10 x {STEP.format(64)}: CE + CPCL + UPCR", "CE", "at most", 1.03,
@@ -374,6 +437,10 @@ ROWS = rows(
      "at most", 0.01, 2, server_over_round, {"width": 16, "sizes": DIGITS}),
     ("images", "taking out and scaling the images", "client's turn, width 16", "at most", 0.02,
      5, scaling_over_turn, {"width": 16, "images": 640}),
+    ("cores-8", ROUND.format(8), "in one process", "at most", 0.85,
+     3, processes_over_loop, {"width": 8}),
+    ("cores-16", ROUND.format(16), "in one process", "at most", 0.85,
+     3, processes_over_loop, {"width": 16}),
     ("memory", "peak memory of a round, width 32: 200 clients", "20 clients", "at most", 1.2,
      2, memory_by_clients, {"width": 32, "few": 20, "many": 200, "images": 8}, "MiB"),
     ("linear", "round of width 8, an image: 4 x 512 images", "4 x 128 images", "at most", 1.1,
@@ -392,6 +459,14 @@ ROWS = rows(
      3, compiled_over_torch, {"width": 64}, "s", "torch"),
     ("torch-16", f"10 x {STEP.format(16)}: compiled", "PyTorch, held to AVX2 too", "at most", 1.0,
      8, compiled_over_torch, {"width": 16}, "s", "torch"),
+    ("released-8", ROUND.format(8), "PyTorch, losses image by image", "at most", 0.9,
+     3, round_over_torch, {"width": 8, "losses": "image_by_image"}, "s", "torch"),
+    ("round-8", ROUND.format(8), "PyTorch, losses vectorised", "at most", 1.0,
+     3, round_over_torch, {"width": 8, "losses": "vectorised"}, "s", "torch"),
+    ("released-16", ROUND.format(16), "PyTorch, losses image by image", "at most", 0.9,
+     3, round_over_torch, {"width": 16, "losses": "image_by_image"}, "s", "torch"),
+    ("round-16", ROUND.format(16), "PyTorch, losses vectorised", "at most", 1.0,
+     3, round_over_torch, {"width": 16, "losses": "vectorised"}, "s", "torch"),
 )
 # fmt: on
 

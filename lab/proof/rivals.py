@@ -1,13 +1,13 @@
 """The same local step and losses as others write them, for `bench` to measure against.
 
 Image by image, as the released code has the losses; as a MindSpore cell with an optimizer, operator
-by operator; in PyTorch, which the project does not need. batch: a `bench.Batch`.
+by operator. in_torch.py has them in PyTorch, which the project does not need. batch: a
+`bench.Batch`.
 """
 
 import fpl  # first: it sets what MindSpore reads while it is loaded
 
 # isort: split
-import numpy as np
 from mindspore import Tensor, nn, ops, value_and_grad
 
 # ---------------------------------------------------------------- the losses, image by image
@@ -70,10 +70,9 @@ class ResNet10(nn.Cell):
 
 
 def eager_step(batch):
-    """A call that makes one more step of the cell, operator by operator -> the loss twice.
+    """A call that makes one more step of the cell, operator by operator -> the loss.
 
-    It is what a step gives, and what to wait for. Batch, loss and first
-    weights are those of the compiled step.
+    Batch, loss and first weights are those of the compiled step.
     """
     cell = ResNet10(batch.cfg.width).set_train()
     weights = fpl.views(batch.state.params, fpl.param_shapes(batch.cfg.width)).values()
@@ -96,58 +95,6 @@ def eager_step(batch):
     def once():
         value, gradient = loss_and_gradient(x, labels)
         optimizer(gradient)
-        return value, value
-
-    return once
-
-
-# ---------------------------------------------------------------- PyTorch
-
-
-def torch_step(batch):
-    """A call that makes one more step of the same network and loss in PyTorch -> the loss twice."""
-    import torch
-    from torch.nn import functional as F
-
-    cfg = batch.cfg
-    weights = fpl.views(batch.state.params, fpl.param_shapes(cfg.width))
-    running = fpl.views(batch.state.stats, fpl.stat_shapes(cfg.width))
-    p = {name: torch.tensor(w.asnumpy(), requires_grad=True) for name, w in weights.items()}
-    s = {name: torch.tensor(value.asnumpy()) for name, value in running.items()}
-    x = torch.tensor(fpl.network_input(batch.images).asnumpy())
-    labels = torch.tensor(batch.labels.astype(np.int64))
-    clusters, mask, unbiased = map(torch.tensor, batch.prototypes)
-    optimizer = torch.optim.SGD(p.values(), cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
-
-    def conv_bn(x, name, stride):
-        kernel = p[name + ".conv"]
-        x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[2] // 2)
-        statistics = s[name + ".bn.mean"], s[name + ".bn.variance"]
-        affine = p[name + ".bn.weight"], p[name + ".bn.bias"]
-        return F.batch_norm(x, *statistics, *affine, True, fpl.BN_MOMENTUM, fpl.BN_EPS)
-
-    def loss():
-        y = F.relu(conv_bn(x, "stem", 1))
-        for stage, _, _, stride in fpl.STAGES:
-            z = conv_bn(F.relu(conv_bn(y, stage + ".a", stride)), stage + ".b", 1)
-            y = F.relu(z + (conv_bn(y, stage + ".shortcut", stride) if stride != 1 else y))
-        z = y.mean((2, 3))
-        there = mask.reshape(-1)
-        rows = F.normalize(clusters.reshape(len(there), -1))
-        similarity = F.normalize(z) @ rows.T / cfg.tau
-        own = labels[:, None] == torch.arange(len(there)) // mask.shape[1]
-        log_p, log_n = (
-            similarity.masked_fill(~(which & there), -1e30).logsumexp(1) for which in (own, ~own)
-        )
-        value = F.cross_entropy(F.linear(z, p["linear.weight"], p["linear.bias"]), labels)
-        value = value + cfg.cpcl * F.softplus(log_n - log_p).mean()
-        return value + cfg.upcr * F.mse_loss(z, unbiased[labels])
-
-    def once():
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        optimizer.step()
-        return value.detach(), value
+        return value
 
     return once

@@ -54,13 +54,14 @@ def seconds(work):
     return time.perf_counter() - start
 
 
-def in_turn(first, second, repeat):
+def in_turn(first, second, repeat, before=2):
     """Seconds of the two, which take turns in going first: [(first, second)].
 
-    Each is called twice before, to compile and to fill caches.
+    Each is called twice or so before, to compile and to fill caches.
     """
-    for work in (first, first, second, second):
-        work()
+    for work in (first, second):
+        for _ in range(before):
+            work()
     pairs = []
     for number in range(repeat):
         if number % 2:
