@@ -103,6 +103,17 @@ def resuming(argv, folder):
     return shlex.join(["./run.sh", *argv, *more])
 
 
+def comparing(argv):
+    """The command that trains FedAvg and FPL on the terms of the run that argv began."""
+    words, kept = iter(argv), []
+    for word in words:
+        if word in ("--name", "--summary"):
+            next(words)
+        elif word != "--resume" and not word.startswith(("--name=", "--summary=")):
+            kept.append(word)
+    return shlex.join(["./run.sh", "compare", *kept, "--methods", "fedavg,fpl", "--seeds", "1"])
+
+
 # ---------------------------------------------------------------- at the start
 
 

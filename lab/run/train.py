@@ -45,6 +45,7 @@ def train_and_report(argv):
     try:
         train_in(folder, cfg, options, logs)
         print(f"\n{folder}: {', '.join(sorted(os.listdir(folder)))}")
+        print(f"FedAvg beside FPL: {run_folder.comparing(argv)}")
         return 0
     except KeyboardInterrupt:
         if not os.path.isdir(folder):

@@ -363,3 +363,10 @@ def test_clients_and_fraction_default_to_the_tasks():
         cfg = complete(fpl.Config(task=task, clients=(), fraction=0.0))
         assert (cfg.clients, cfg.fraction) == (clients, fraction)
         assert parsed([task, "--clients", "1,2,3,4"])[0].fraction == fraction
+
+
+def test_the_end_names_the_comparison_with_fedavg():
+    argv = ["office", "--name", "x", "--lr", "0.1", "--resume", "--summary=d", "--data", "a b"]
+    assert train.run_folder.comparing(argv) == (
+        "./run.sh compare office --lr 0.1 --data 'a b' --methods fedavg,fpl --seeds 1"
+    )
