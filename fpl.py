@@ -199,8 +199,8 @@ def cpcl_loss(z, labels, clusters, mask, tau):
     class_of_column = ops.arange(num_classes * most).expand_dims(0) // most
     own = labels.expand_dims(1) == class_of_column                       # [B,K*J]
     positive, negative = own & exists, ~own & exists
-    log_p = logsumexp(ops.where(positive, similarity, -1e30))            # -inf - -inf is NaN
-    log_n = logsumexp(ops.where(negative, similarity, -1e30))
+    log_p = logsumexp(ops.where(positive, similarity, -3e38))            # -inf - -inf is NaN
+    log_n = logsumexp(ops.where(negative, similarity, -3e38))
     return ops.where(positive.any(1), softplus(log_n - log_p), 0.0).mean()
 
 def upcr_loss(z, labels, unbiased, known, reduce):
@@ -511,10 +511,7 @@ def conv_bn(x, p, s, name, stride):
     n = x.shape[0] * x.shape[2] * x.shape[3]
     return y, (mean, variance * (n / (n - 1)))  # a running variance is the unbiased one
 
-# Logarithms are taken in float64, so that a run repeats to the bit. MindSpore's float32 log rounds
-# one way in the vectorised part of a tensor and another way in the rest, and where it cuts a tensor
-# between its threads depends on how fast it was before.
-
+# From here on logarithms are in float64: how MindSpore's float32 log rounds depends on the clock.
 def cross_entropy(logits, labels):
     """-log softmax(logits) at the label. logits [B,K], labels [B] -> [B]."""
     return ops.cross_entropy(logits.astype(ms.float64), labels, reduction="none").astype(ms.float32)
@@ -530,9 +527,12 @@ def softplus(x):
 
 def unit(x):
     """x scaled to length 1 along its last axis; a zero row stays zero, and so does its gradient."""
-    square = (x * x).sum(-1, keepdims=True)
-    nonzero = square > 0
-    return ops.where(nonzero, x / ops.sqrt(ops.where(nonzero, square, 1.0)), 0.0)
+    # Powers of two round nothing, and keep the squares of tiny and huge rows within float32. With
+    # the two products written apart, the gradients of x add up in the same order as of x * x.
+    largest = ops.abs(x).max(-1, keepdims=True)
+    scale = ops.where(largest < 2.0**-48, 2.0**75, ops.where(largest > 2.0**56, 2.0**-72, 1.0))
+    square = ((scale * x) * (x * scale)).sum(-1, keepdims=True)
+    return scale * (x / ops.sqrt(ops.where(square > 0, square, math.inf)))
 
 @ms.enable_dynamic(x=ANY_BATCH)
 @ms.jit

@@ -5,7 +5,8 @@
     find.py     where the files of each domain may lie
     digits.py   readers of MNIST, USPS, SVHN and SYN
     office.py   Office-Caltech10's folders, and its exchange of images
-    matlab.py, images.py, limits.py   one file format each, and how much memory a file may take
+    matlab.py, npz.py, images.py   one file format each
+    limits.py   how much memory a file may take
     standin.py  digits for a machine without files
     fetch.py    `./run.sh fetch`: the published digit files
 

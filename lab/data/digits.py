@@ -13,6 +13,7 @@ from lab.data.find import DIGITS, DIGITS_HELP, find_all
 from lab.data.images import SIDE, read_class_folders, to_squares
 from lab.data.limits import check_size, most_unpacked, read_up_to
 from lab.data.matlab import read_mat
+from lab.data.npz import read_npz
 from lab.data.standin import stand_in
 from lab.shell.errors import InputError
 
@@ -22,9 +23,8 @@ def load_digits(folder):
     found = find_all("digits", folder, DIGITS, "digits", DIGITS_HELP)
     if found is None:
         return stand_in()
-    train_x, train_y, test_x, test_y = found["mnist"]
-    train = {"mnist": read_mnist(train_x, train_y)}
-    tests = {"mnist": read_mnist(test_x, test_y)}
+    train, tests = {}, {}
+    train["mnist"], tests["mnist"] = read_all_of_mnist(*found["mnist"])
     for domain, read in {"usps": read_usps, "svhn": read_svhn, "syn": read_syn}.items():
         train[domain], tests[domain] = map(read, found[domain])
     what = {domain: f"{domain} files in {paths[0].parent}" for domain, paths in found.items()}
@@ -43,6 +43,30 @@ def check_labels(labels, low, high, path):
 
 
 # -- MNIST
+
+
+def read_all_of_mnist(train_x, train_y, test_x, test_y):
+    """Four IDX files, or mnist.npz in the place of some -> (images, labels) to train, to test."""
+    packed = [path for path in (train_x, train_y, test_x, test_y) if path.suffix.lower() == ".npz"]
+    if packed:
+        return read_mnist_npz(packed[0])
+    return read_mnist(train_x, train_y), read_mnist(test_x, test_y)
+
+
+def read_mnist_npz(path):
+    """Keras's mnist.npz -> (images, labels) to train, (images, labels) to test."""
+    names = ("x_train", "y_train", "x_test", "y_test")
+    arrays = read_npz(path, names)
+    parts = []
+    for name, images, labels in zip(names[::2], arrays[::2], arrays[1::2]):
+        whole = images.ndim == 3 and labels.shape == images.shape[:1]
+        if not whole or images.dtype != np.uint8 or min(images.shape[1:]) < SIDE // 2:
+            raise InputError(
+                f"{path}: {name} is {images.dtype} {list(images.shape)} with labels "
+                f"{list(labels.shape)}; wanted uint8 [n, 28, 28] with n labels"
+            )
+        parts.append((to_squares(np.ascontiguousarray(images)), check_labels(labels, 0, 9, path)))
+    return parts
 
 
 def read_mnist(images_path, labels_path):
@@ -117,8 +141,10 @@ def read_usps(path):
                 labels.append(label)
                 images.append(np.round((values + 1) / 2 * 255).astype(np.uint8))
     except (EOFError, OSError) as error:
+        if getattr(error, "errno", None):  # the disk's or the rights': the file may be whole
+            raise
         raise InputError(
-            f"{path}: damaged or unreadable ({error}); get a fresh copy of the file"
+            f"{path}: damaged bz2 file ({error}); get a fresh copy of the file"
         ) from error
     images = to_squares(np.array(images, np.uint8).reshape(-1, 16, 16))
     return images, check_labels(np.array(labels), 1, 10, path) - 1

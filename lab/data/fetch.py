@@ -1,13 +1,15 @@
 """`./run.sh fetch digits [--data DIR]`: the published MNIST, USPS and SVHN files, checked by MD5.
 
 Names and sums are those of torchvision's datasets. A download goes to NAME.part, resumes there, and
-takes the name NAME only once its sum is right; one call at a time works in a folder. SYN and
-Office-Caltech10 cannot be fetched without a login or a form: the command says what to do.
+takes the name NAME only once its sum is right; another file that has this name is kept as
+NAME.old-1. One call at a time works in a folder. SYN and Office-Caltech10 cannot be fetched without
+a login or a form: the command says what to do.
 """
 
 import argparse
 import hashlib
 import http.client
+import itertools
 import os
 import urllib.error
 import urllib.request
@@ -135,7 +137,17 @@ def download(url, path, part, md5):
         )
     with open(part, "rb") as file:
         os.fsync(file.fileno())
+    keep_old(path)
     part.replace(path)
+
+
+def keep_old(path):
+    """What has the name of a published file, and is another one, may be all that there is of it."""
+    if path.exists():
+        names = (path.with_name(f"{path.name}.old-{number}") for number in itertools.count(1))
+        old = next(name for name in names if not os.path.lexists(name))
+        path.rename(old)
+        print(f"{path} was not the published file; it is {old.name} now")
 
 
 def append(url, part):

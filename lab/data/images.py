@@ -70,40 +70,50 @@ def decode(content):
 
 
 def read_image(path):
-    """One picture file -> [32,32,3]."""
+    """One picture file -> [32,32,3].
+
+    Raises InputError for what is no picture, OSError for what cannot be read and may be one.
+    """
+    size = path.stat().st_size
+    # Read whole, because Pillow asks an open file for as many bytes as a damaged header promises.
+    content = path.read_bytes() if size <= LARGEST["picture"] else b""
     try:
-        if path.stat().st_size > LARGEST["picture"]:
-            raise ValueError(f"{path.stat().st_size} bytes, wanted at most {LARGEST['picture']}")
-        # Read whole, because Pillow asks an open file
-        # for as many bytes as a damaged header promises.
-        content = path.read_bytes()
+        if size > LARGEST["picture"]:
+            raise ValueError(f"{size} bytes, wanted at most {LARGEST['picture']}")
         with warnings.catch_warnings():
             # They are about what Pillow can do without, or what is refused anyway.
             warnings.simplefilter("ignore")
             return decode(content)
+    except MemoryError:
+        raise
     except UnidentifiedImageError as error:
-        raise InputError(
-            f"{path}: not a readable image (none of {', '.join(FORMATS)}); replace or remove it"
-        ) from error
+        raise not_readable(path, f"none of {', '.join(FORMATS)}") from error
     except Exception as error:  # a damaged file raises nearly anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: not a readable image ({reason}); replace or remove it"
-        ) from error
+        raise not_readable(path, reason) from error
+
+
+def not_readable(path, reason):
+    """The InputError for a file that is no picture that can be used."""
+    return InputError(
+        f"{path}: not a readable image ({reason}); put a good copy in its place or move it away"
+    )
 
 
 def read_class_folders(folder, classes):
     """Pictures below one folder for each class -> images, labels; by class, then by file name."""
     label_of = {name: label for label, names in enumerate(classes) for name in names.split("|")}
     paths = {label: [] for label in range(len(classes))}
-    for sub in sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    ):
-        if sub.name.lower() not in label_of:
-            raise InputError(
-                f"{sub}: class folder {sub.name!r} is not expected; "
-                f"wanted {', '.join(label_of)}; move it away"
-            )
+    subs = class_folders(folder, label_of)
+    strange = [sub for sub in subs if sub.name.lower() not in label_of]
+    if strange:
+        names = ", ".join(repr(sub.name) for sub in strange)
+        raise InputError(
+            f"{strange[0]}: class folder{'s' * (len(strange) > 1)} {names} "
+            f"{'are' if len(strange) > 1 else 'is'} not expected; wanted {', '.join(label_of)}; "
+            f"move {'them' if len(strange) > 1 else 'it'} away"
+        )
+    for sub in subs:
         paths[label_of[sub.name.lower()]] += sorted(filter(is_picture, sub.iterdir()))
     empty = [classes[label].replace("|", " or ") for label in paths if not paths[label]]
     if empty:
@@ -116,6 +126,32 @@ def read_class_folders(folder, classes):
         images[i] = read_image(path)
     sizes = [len(paths[label]) for label in paths]
     return images, np.repeat(np.arange(len(classes)), sizes).astype(np.int32)
+
+
+def class_folders(folder, names):
+    """The folders in a folder, or one level deeper where classes of these names lie only there."""
+
+    def hold_classes(folders):
+        return any(sub.name.lower() in names for sub in folders)
+
+    subs = subfolders(folder)
+    if not hold_classes(subs):
+        deeper = [sub for sub in subs if hold_classes(subfolders(sub))]
+        images = [sub for sub in deeper if sub.name.lower() == "images"]  # of Office-31
+        if len(one := images or deeper) == 1:
+            return subfolders(one[0])
+    return subs
+
+
+def subfolders(folder):
+    """The folders in a folder, but for those that systems leave: @eaDir, __MACOSX, $RECYCLE.BIN."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir()
+        and not path.name.startswith((".", "@", "#", "$", "~", "__"))
+        and path.name.lower() not in ("lost+found", "system volume information")
+    )
 
 
 def is_picture(path):

@@ -3,7 +3,7 @@
 from lab.shell.errors import InputError
 
 # Bytes of a file; the largest published ones are IDX of 47 MB and MATLAB of 182 MB.
-LARGEST = {"picture": 1 << 26, "IDX": 1 << 29, "MATLAB": 1 << 31}
+LARGEST = {"picture": 1 << 26, "IDX": 1 << 29, "npz": 1 << 29, "MATLAB": 1 << 31}
 
 
 def check_size(path, kind):

@@ -22,7 +22,7 @@ OBJECTS = (
 
 def load_office(folder):
     """(train, tests, kind, {domain: what}), see `lab.data.load.load`. folder None: `data/`."""
-    found = find_all("office", folder, OFFICE, "office*caltech*", OFFICE_HELP)
+    found = find_all("office", folder, OFFICE, "office*", OFFICE_HELP)
     if found is None:
         raise InputError(f"no office folders in data/; {OFFICE_HELP}")
     train, tests = {}, {}

@@ -3,9 +3,10 @@
 Common to all: T epochs of SGD as in FPL, averages weighted by the numbers of images, batch norm's
 running statistics averaged. FedDyn, FedOPT and FedProc are written with plain averages in some of
 their papers, and FedProto averages no networks; the weights here are FedAvg's, so that the rows of
-a table differ in the method alone. The numbers are those published for this comparison (FedProx,
-MOON), those of a public fork of its code (FedOPT's lr, FedProto's weight), else those of a method's
-own paper. None is tuned.
+a table differ in the method alone. For the same reason an image is classified by the logits in all
+of them, also in FedProto, whose paper takes the class of the nearest prototype. The numbers are
+those published for this comparison (FedProx, MOON), those of a public fork of its code (FedOPT's
+lr, FedProto's weight), else those of a method's own paper. None is tuned.
 
 A local loss is given the weights by name, a batch, and what the method sends to the client:
 loss(p, x, labels, *received, *constants) -> scalar, z [B,d], batch norm's statistics [S].

@@ -6,6 +6,7 @@ A line or bar is a mean over seeds; a band reaches
 from the lowest to the highest seed, a dot is one seed.
 """
 
+import io
 import math
 import os
 import statistics
@@ -23,6 +24,7 @@ from lab.run import pictures
 from lab.run.folder import SNAPSHOTS
 from lab.run.pictures import COLOURS, MARKERS
 from lab.run.records import unusable
+from lab.shell.files import read_file
 from lab.shell.words import plural
 
 WIDTH = 9  # inches; at 120 dots an inch a page's width
@@ -374,9 +376,10 @@ def read_scene(path, domains):
 
     Raises InputError where it is not one, or of another number of clients.
     """
+    content = io.BytesIO(read_file(path))
     try:
         with np.errstate(over="raise", invalid="raise"):
-            scene = pictures.read_scene(path, domains)
+            scene = pictures.read_scene(content, domains)
         if len(scene.mask) != NUM_CLASSES or scene.mask.shape[1] > len(domains):
             raise ValueError(
                 f"{len(scene.mask)} classes of up to {plural(scene.mask.shape[1], 'cluster')}"

@@ -3,6 +3,9 @@
 After each round state.safetensors holds all that the next one needs. Nothing is ever unpickled. A
 round writes its rows and arrays first and its state last, whole or not at all; what a round left
 without reaching its state is cut back when the run is resumed.
+
+A run of FPL may be resumed with more rounds than it was begun with: what a round computes does not
+depend on how many there will be, so that it ends in the bytes of one run of that length.
 """
 
 import hashlib
@@ -19,11 +22,12 @@ from lab.methods.baselines import MethodState
 from lab.run import folder as run_folder
 from lab.run.records import read_run
 from lab.shell.errors import InputError
-from lab.shell.files import write_whole
+from lab.shell.files import is_there, read_file, write_whole
 
 FILE = "state.safetensors"
-SAME_COMMAND = "give the command that it was made with"
+SAME_COMMAND = "give the command that it was made with, in which --rounds alone may be larger"
 ANOTHER_NAME = "move it away or give another --name"
+BEGIN_AGAIN = "begin again under another --name"
 # what json and safetensors raise where something else is read than what was written
 NOT_AS_WRITTEN = (
     safetensors.SafetensorError,
@@ -52,6 +56,16 @@ def facts(record):
     return json.loads(json.dumps(found))
 
 
+def made_longer(before, now):
+    """The facts before, with the rounds of the facts now if these are more.
+
+    Only for FPL itself: another method's rounds may depend on their number, as FedProc's do.
+    """
+    rounds = before.get("rounds"), now.get("rounds")
+    is_longer = all(type(number) is int for number in rounds) and rounds[0] < rounds[1]
+    return {**before, "rounds": rounds[1]} if is_longer and now["method"] is None else before
+
+
 def refuse_other(path, before, now, next_step):
     """before, now: facts. Raises InputError that names the first field in which they differ."""
     for field in {**now, **before}:
@@ -67,10 +81,11 @@ def read_record(folder, next_step):
 
     Raises InputError where no run wrote it so.
     """
+    content = read_file(f"{folder}/config.json")
     try:
-        record = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+        record = json.loads(content.decode())
         return record, facts(record), {**record["versions"]}
-    except (OSError, *NOT_AS_WRITTEN) as error:
+    except NOT_AS_WRITTEN as error:
         raise InputError(
             f"{folder} is there, but its config.json cannot be used "
             f"({type(error).__name__}: {error}); nothing was changed: {next_step}"
@@ -137,47 +152,44 @@ def load(folder, record):
     It is a ServerState, or a MethodState where the method remembers something. Raises InputError.
     """
     path = f"{folder}/{FILE}"
-    if not os.path.lexists(path):
+    if not is_there(path):
         return None
+    content = read_file(path)
     try:
-        arrays, about = read_state(path)
+        arrays, about = read_state(content)
         whole = about.pop("sha256") == digest(arrays, about)
         number, before = about["round"], about["facts"]
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror or error}); nothing was changed: "
-            "look at its rights and its disk, then give the same command again"
-        ) from error
     except NOT_AS_WRITTEN as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
     if not whole:
         raise damaged(path, "its checksum is another")
-    refuse_other(path, before, facts(record), SAME_COMMAND)
+    now = facts(record)
+    refuse_other(path, made_longer(before, now), now, SAME_COMMAND)
     try:
         return state_of(arrays, number)
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} is of another version ({type(error).__name__}: {error}); "
-            "nothing was changed: go on with that version, or remove it to begin "
-            "again with round 1"
+            f"nothing was changed: go on with that version, or {BEGIN_AGAIN}"
         ) from error
 
 
-def read_state(path):
-    """(its arrays by name, what it says about them). Raises OSError, and NOT_AS_WRITTEN."""
-    if not os.path.isfile(path):
-        raise ValueError("it is no file")
-    with open(path, "rb") as file:  # a disk or rights that fail are told as an OSError
-        file.read(1)
-    with safetensors.safe_open(path, "numpy") as file:
-        names = file.keys()  # the file itself is no dict, and cannot be iterated over
-        return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["fpl"])
+def read_state(content):
+    """The bytes of a state -> (its arrays by name, what it says about them).
+
+    Raises NOT_AS_WRITTEN. Not by safe_open, which maps the file into memory: some network disks
+    cannot do that, and a file that is cut meanwhile would end the process.
+    """
+    arrays = safetensors.numpy.load(content)
+    head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return arrays, json.loads(head["__metadata__"]["fpl"])
 
 
 def damaged(path, reason):
     """The InputError for a state that is not as it was written."""
     return InputError(
-        f"{path} is damaged ({reason}); nothing was changed: remove it to begin again with round 1"
+        f"{path} is damaged ({reason}); nothing was changed: put a whole copy in its place, or "
+        f"{BEGIN_AGAIN}"
     )
 
 
@@ -218,20 +230,23 @@ def resume(folder, record):
 
     Raises InputError where it is of another config or other data, damaged, or not a run's.
     """
-    if os.path.exists(f"{folder}/config.json"):
-        warn_of_versions(folder, check_same(folder, record, SAME_COMMAND), record["versions"])
+    now, said = facts(record), None
+    if is_there(f"{folder}/config.json"):
+        said, before, versions = read_record(folder, SAME_COMMAND)
+        refuse_other(folder, made_longer(before, now), now, SAME_COMMAND)
+        warn_of_versions(folder, versions, record["versions"])
+        record = {**said, "config": {**said["config"], "rounds": now["rounds"]}}
     state = load(folder, record)
     if state is None:
         refuse_to_begin(folder)
-    if not os.path.exists(f"{folder}/config.json"):
+    if record != said:
         run_folder.write_config(folder, record)
     cut_back(folder, state.round if state else 0)
     logs = read_run(folder).rounds if state else []
     if state and len(logs) != state.round:
         raise InputError(
             f"{folder}/rounds.csv has {len(logs)} rounds, {FILE} is of round "
-            f"{state.round}; they must agree: remove {FILE} to begin again with "
-            "round 1"
+            f"{state.round}; they must agree: put the right one in its place, or {BEGIN_AGAIN}"
         )
     return state, logs
 
@@ -242,8 +257,8 @@ def cut_back(folder, last):
     A line that was not written whole goes too.
     """
     for path in (f"{folder}/rounds.csv", f"{folder}/clusters.csv"):
-        if os.path.exists(path):
-            head, *rows = Path(path).read_bytes().splitlines(keepends=True) or [b""]
+        if is_there(path):
+            head, *rows = read_file(path).splitlines(keepends=True) or [b""]
             rows = [row for row in rows if row.endswith(b"\n") and not is_later(row, last)]
             kept = b"".join([head, *rows])
             if last == 0:
@@ -267,16 +282,16 @@ def refuse_to_begin(folder):
     Raises InputError.
     """
     others = sorted(name for name in os.listdir(folder) if not name.endswith(".part"))
-    if others and not os.path.exists(f"{folder}/config.json"):
+    if others and not is_there(f"{folder}/config.json"):
         raise InputError(
             f"{folder} holds {others[0]}, but no config.json; it is not the folder of "
             f"a run, nothing was changed: {ANOTHER_NAME}"
         )
-    if not os.path.exists(f"{folder}/rounds.csv"):
+    if not is_there(f"{folder}/rounds.csv"):
         return
     for name in ("rounds.csv", "clusters.csv"):
-        path = Path(folder, name)
-        content = path.read_bytes() if path.exists() else b""
+        path = f"{folder}/{name}"
+        content = read_file(path) if is_there(path) else b""
         head, *rows = content.splitlines(keepends=True) or [b""]
         known = head[:6] == b"round,"[: len(head)]  # the last line need not be whole
         if not known or any(row[:2] != b"1,"[: len(row)] for row in rows):
@@ -284,5 +299,5 @@ def refuse_to_begin(folder):
             what = f"has rows of {len(numbers)} rounds" if known else "is not what a run writes"
             raise InputError(
                 f"{path} {what}, and {folder} has no {FILE}; nothing was changed: "
-                "give another --name, or remove rounds.csv to begin again"
+                f"put its {FILE} back, or {BEGIN_AGAIN}"
             )

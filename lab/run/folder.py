@@ -64,7 +64,7 @@ def free_folder(task, name):
     if os.path.lexists(f"runs/{name}"):
         raise InputError(
             f"runs/{name} exists; nothing was changed: go on with it by --resume, "
-            "give another --name, or remove it"
+            "give another --name, or move it away"
         )
     return f"runs/{name}"
 

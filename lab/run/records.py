@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 from collections import Counter
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from fpl import Config
 from lab.data.tasks import NUM_CLASSES, TASKS
 from lab.run.settings import THE_TASKS, complete
 from lab.shell.errors import InputError
+from lab.shell.files import is_there, read_file
 from lab.shell.words import plural
 
 MOST_CLIENTS = 1_000_000  # of a domain: what is drawn has a row for each
@@ -44,21 +44,20 @@ def read_run(folder):
     variant = variant_of(f"{folder}/config.json", about, config)
     rounds, clusters, diverged = [], {}, ""
     domains = list(TASKS[config["task"]].clients)
-    if os.path.exists(path := f"{folder}/rounds.csv"):
+    if is_there(path := f"{folder}/rounds.csv"):
         domains, rounds = read_numbers(path, ["round", "loss"], domains, parse_round)
         if [log["round"] for log in rounds] != list(range(1, len(rounds) + 1)):
             raise unusable(path, "does not count its rounds 1, 2, 3 and so on")
-    if os.path.exists(path := f"{folder}/clusters.csv"):
+    if is_there(path := f"{folder}/clusters.csv"):
         clusters = read_clusters(path, config, domains)
-    if os.path.exists(path := f"{folder}/diverged.txt"):
-        with open(path, encoding="utf-8", errors="replace") as file:
-            diverged = " ".join(file.read().split()) or "no reason given"
+    if is_there(path := f"{folder}/diverged.txt"):
+        diverged = " ".join(read_file(path).decode(errors="replace").split()) or "no reason given"
     return Run(folder, variant, config, sources, rounds, clusters, diverged)
 
 
 def unusable(path, what):
     """The InputError for a file that no run left so."""
-    return InputError(f"{path} {what}; repair it or move its folder away")
+    return InputError(f"{path} {what}; put a good copy in its place or move its folder away")
 
 
 # ---------------------------------------------------------------- config.json
@@ -66,9 +65,9 @@ def unusable(path, what):
 
 def read_json(path):
     """(all that config.json says, its settings, its sources). Raises InputError."""
+    content = read_file(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            about = json.load(file)
+        about = json.loads(content.decode())
         sources = {domain: {**source} for domain, source in about.get("sources", {}).items()}
         return about, {**about["config"]}, sources
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -167,8 +166,7 @@ def read_numbers(path, start, known, parse):
 
     -> (its domains, parse(name -> text) of each row). Raises InputError.
     """
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        text = file.read()
+    text = read_file(path).decode(errors="replace")
     try:
         head, *rows = csv.reader(text.splitlines()) if text else [[]]
     except csv.Error as error:

@@ -96,13 +96,19 @@ def of_the_data(sources, cfg):
             "Warning: this is the built-in stand-in, not the paper's data: the "
             "accuracies are not the paper's and cannot be compared with its tables.",
         ]
-    published = TASKS[cfg.task].published
-    return notes + [
-        f"Warning: {domain} has {source['train']:,} training images, the published "
-        f"set {published[domain]:,}; its accuracy cannot be compared with the paper's."
-        for domain, source in sources.items()
-        if source["train"] != published.get(domain, source["train"])
-    ]
+    published, checksums = TASKS[cfg.task].published, TASKS[cfg.task].checksums
+    for domain, source in sources.items():
+        if source["train"] != published.get(domain, source["train"]):
+            notes.append(
+                f"Warning: {domain} has {source['train']:,} training images, the published "
+                f"set {published[domain]:,}; its accuracy cannot be compared with the paper's."
+            )
+        elif source["sha256"] != checksums.get(domain, source["sha256"]):
+            notes.append(
+                f"Warning: {domain} has as many training images as the published set, but another "
+                "checksum; the files may be another set's (Fashion-MNIST's have MNIST's names)."
+            )
+    return notes
 
 
 def shares(rows):

@@ -32,7 +32,7 @@ def train_and_report(argv):
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with runs/NAME, by default the task's newest run",
+        help="go on with runs/NAME, by default the task's newest run; more --rounds make it longer",
     )
     parser.add_argument(
         "--summary",

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 
 import safetensors
 
@@ -56,3 +57,36 @@ def alone_in(folder):
                 f"another run is at work in {folder}; wait for its end or give another --name"
             )
         yield
+
+
+def is_there(path):
+    """Whether something has this name, be it a link to nowhere.
+
+    A disk that fails is no reason to say no, as os.path.exists does. Raises InputError.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return True
+
+
+def read_file(path):
+    """All bytes of a file. Raises InputError, which tells nobody to give up what may be whole."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for its writer for ever
+            raise InputError(f"{path} is no file; nothing was changed: move it away")
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path, error):
+    """The InputError for what cannot be read, and is perhaps whole."""
+    return InputError(
+        f"{path} cannot be read ({error.strerror or error}); nothing was changed: keep it, look at "
+        "its rights and its disk, then give the same command again"
+    )

@@ -127,6 +127,13 @@ def pack_png(content):
     )
 
 
+def npz_file(save):
+    """The bytes of a file like Keras's mnist.npz."""
+    file, part = io.BytesIO(), (GREY[:2], DIGITS[:2])
+    save(file, x_train=part[0], y_train=part[1], x_test=part[0], y_test=part[1])
+    return file.getvalue()
+
+
 PNG = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0) + b"".join(
     b"\0" + row.tobytes() for row in COLOUR[0]
 )
@@ -140,6 +147,8 @@ FILES = {  # what: (file name, valid content, how it is packed after the damage)
     "usps.bz2, damaged": ("usps.bz2", bz2.compress(usps([1, 10])), bytes),
     "usps.bz2, packed again": ("usps.bz2", usps([1, 10]), bz2.compress),
     "mat": ("train_32x32.mat", matlab_file(), bytes),
+    "npz": ("mnist.npz", npz_file(np.savez), bytes),
+    "npz, damaged": ("mnist.npz", npz_file(np.savez_compressed), bytes),
     "mat, damaged": ("train_32x32.mat", matlab_file(do_compression=True), bytes),
     "mat, packed again": ("train_32x32.mat", matlab_file(), pack_matlab),
     "mat of version 4": (
@@ -182,6 +191,8 @@ def read(path, folder):
         return digits.read_usps(path)
     if path.name.endswith(".mat"):
         return digits.read_svhn(path)
+    if path.name == "mnist.npz":
+        return digits.read_mnist_npz(path)[0]
     return read_image(path)[None], np.zeros(1, np.int32)
 
 

@@ -120,24 +120,68 @@ def test_a_state_lacking_a_weight_is_one_line(saved, tmp_path):
         checkpoint.load(tmp_path, RECORD)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
-def test_a_state_without_permission_is_not_called_damaged(saved, tmp_path):
+ERRORS = (errno.EIO, errno.ENODEV, errno.EMFILE, errno.ESTALE, errno.EACCES)
+
+
+@pytest.mark.parametrize(
+    "call, number",
+    [
+        *(("builtins.open", number) for number in ERRORS),
+        ("os.lstat", errno.EIO),
+        ("os.stat", errno.EIO),
+    ],
+)
+@pytest.mark.parametrize("name", ["state.safetensors", "config.json", "rounds.csv", "clusters.csv"])
+def test_what_cannot_be_read_is_kept(name, call, number, command, monkeypatch, capsys):
+    """A disk, a right, a limit of this process: the file itself may be whole."""
+    assert command() == 0
+    before = contents("runs/digits-1")
+    module, _, function = call.partition(".")
+    really = getattr(sys.modules[module], function)
+
+    def failing(path, *args, **kwargs):
+        if str(path).endswith(name):
+            raise OSError(number, "the disk's own words", path)
+        return really(path, *args, **kwargs)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(call, failing)
+        assert command("--resume") == 2
+    err = capsys.readouterr().err
+    assert f"{name} cannot be read (the disk's own words); nothing was changed: keep it" in err
+    assert not any(word in err for word in ("damaged", "remove", "begin again", "--name"))
+    assert contents("runs/digits-1") == before and command("--resume") == 0
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "config.json", "rounds.csv"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("nowhere", path)])
+def test_what_stands_in_a_files_place_stays(name, make, command, capsys):
+    """A folder and a pipe are no damaged file, nor is a link to a disk that is not there."""
+    assert command() == 0
+    os.rename(f"runs/digits-1/{name}", "whole")
+    make(f"runs/digits-1/{name}")
+    capsys.readouterr()
+    assert command("--resume") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "damaged" not in err and "nothing was changed" in err
+    assert f"{name} is no file" in err or f"{name} cannot be read (No such file" in err
+    assert os.path.lexists(f"runs/digits-1/{name}")
+    os.rename(f"runs/digits-1/{name}", "aside")
+    os.rename("whole", f"runs/digits-1/{name}")
+    assert command("--resume") == 0
+
+
+def test_a_disk_that_cannot_map_files_will_do(saved, tmp_path, monkeypatch):
+    """Some network disks cannot: the state is read, not mapped into memory."""
     (tmp_path / checkpoint.FILE).write_bytes(saved)
-    (tmp_path / checkpoint.FILE).chmod(0)
-    with pytest.raises(InputError, match="cannot be read .Permission denied"):
-        checkpoint.load(tmp_path, RECORD)
 
+    def no_such_device(*_):
+        raise OSError("No such device (os error 19)")
 
-def test_a_bad_disk_is_no_damaged_state(saved, tmp_path, monkeypatch):
-    """A state on a bad disk is not called damaged."""
-    (tmp_path / checkpoint.FILE).write_bytes(saved)
-
-    def broken(*_):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(checkpoint.safetensors, "safe_open", broken)
-    with pytest.raises(InputError, match="cannot be read .Input/output error.*nothing was changed"):
-        checkpoint.load(tmp_path, RECORD)
+    monkeypatch.setattr("safetensors.safe_open", no_such_device)
+    monkeypatch.setattr("safetensors.numpy.safe_open", no_such_device)
+    assert checkpoint.load(tmp_path, RECORD).round == 0
 
 
 @pytest.fixture(scope="module")
@@ -356,6 +400,94 @@ def test_a_resumed_run_ends_in_the_same_bytes(stop, command, monkeypatch, capsys
     assert "Traceback" not in capsys.readouterr().err
 
 
+# ------------------------------------------------ more rounds than it was begun with
+
+
+def test_a_run_made_longer_ends_as_one_run(command, capsys):
+    """Every file has the bytes of one run of that length, and so it can be repeated."""
+    assert command("--name", "whole", "--rounds", "7") == 0
+    assert command("--name", "grown") == 0
+    assert command("--name", "grown", "--resume", "--rounds", "5") == 0
+    assert "3 of 5 rounds are done already." in capsys.readouterr().out
+    assert command("--name", "grown", "--resume", "--rounds", "7") == 0
+    assert contents("runs/grown") == contents("runs/whole")
+    assert json.loads(Path("runs/grown/config.json").read_text())["config"]["rounds"] == 7
+    assert "prototypes-5.npz" in contents("runs/grown")
+    assert repeat.main(["runs/grown"]) == 0
+
+
+def test_an_interrupted_run_may_be_made_longer(command, monkeypatch):
+    assert command("--name", "whole", "--rounds", "5") == 0
+
+    def stopped(*arguments):
+        yield next(stand_in_run(*arguments))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fpl, "run", stopped)
+        assert command("--name", "grown") == 130
+    assert command("--name", "grown", "--resume", "--rounds", "5") == 0
+    assert contents("runs/grown") == contents("runs/whole")
+
+
+@pytest.mark.parametrize("fails_at", range(1, 8))
+def test_growing_may_stop_anywhere(fails_at, command, monkeypatch):
+    """Even between the new config.json and the first new round."""
+    assert command("--name", "whole", "--rounds", "4") == 0
+    assert command("--name", "grown") == 0
+    calls, really = [], os.replace
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) == fails_at:
+            raise Killed
+        really(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killed)
+        command("--name", "grown", "--resume", "--rounds", "4")
+    assert command("--name", "grown", "--resume", "--rounds", "4") == 0
+    assert contents("runs/grown") == contents("runs/whole")
+
+
+def test_a_longer_run_is_not_made_shorter(command, capsys):
+    """Nor is any other setting changed on the way."""
+    assert command("--rounds", "5") == 0
+    before = contents("runs/digits-1")
+    for flags, part in (
+        ((), "rounds 5, this call has 3"),
+        (("--rounds", "6", "--seed", "1"), "seed 0"),
+    ):
+        capsys.readouterr()
+        assert command("--resume", *flags) == 2
+        err = capsys.readouterr().err
+        assert f"was made with {part}" in err and "--rounds alone may be larger" in err
+        assert contents("runs/digits-1") == before
+
+
+def test_the_first_versions_stay_on_record(command):
+    """Those of a run that is made longer, too."""
+    assert command() == 0
+    path = Path("runs/digits-1/config.json")
+    about = json.loads(path.read_text())
+    about["versions"]["numpy"] = "0.1"
+    path.write_text(json.dumps(about))
+    assert command("--resume", "--rounds", "4") == 0
+    about["config"]["rounds"] = 4
+    assert json.loads(path.read_text()) == about
+
+
+def test_another_methods_run_keeps_its_length(saved, tmp_path):
+    """FedProc's weights depend on the number of rounds."""
+    (tmp_path / checkpoint.FILE).write_bytes(saved)
+    for method, longer in ((None, True), ({"name": "fedproc", "numbers": {}}, False)):
+        before, now = (
+            checkpoint.facts({**RECORD, "method": method, "config": {"rounds": rounds}})
+            for rounds in (3, 4)
+        )
+        assert (checkpoint.made_longer(before, now) == now) == longer
+
+
 def test_half_rows_and_part_files_do_no_harm(command):
     """Half a row and a part file that was left do no harm."""
     assert command("--name", "whole") == 0 and command("--name", "cut") == 0
@@ -450,8 +582,8 @@ def test_resuming_finds_the_newest_run(command, capsys):
             "runs/digits-1 was made with tau 0.02, this call has 0.3; nothing was changed",
         ),
         (
-            ["--resume", "--rounds", "4"],
-            "runs/digits-1 was made with rounds 3, this call has 4; nothing was changed",
+            ["--resume", "--rounds", "2"],
+            "runs/digits-1 was made with rounds 3, this call has 2; nothing was changed",
         ),
         (["--resume", "--name", ".."], "--name is '..'"),
         (
@@ -586,7 +718,7 @@ def test_rounds_whose_state_is_lost_are_not_erased(what, command, capsys):
     assert command("--name", "n", "--resume") == (2 if words else 0)
     if words:
         err = capsys.readouterr().err
-        assert words in err and "remove rounds.csv to begin again" in err and err.count("\n") == 1
+        assert words in err and "back, or begin again under another" in err and err.count("\n") == 1
         assert contents("runs/n") == before
         os.remove("runs/n/rounds.csv")
         assert command("--name", "n", "--resume") == 0

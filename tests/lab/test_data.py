@@ -1,7 +1,10 @@
 """lab/data: published copies are read exactly, damaged ones are named in one line."""
 
 import bz2
+import errno
 import gzip
+import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +26,11 @@ from made_files import (
 from PIL import Image
 from scipy.io import savemat
 
+from fpl import Config
 from lab.data import digits, images, limits, standin
 from lab.data.load import digest, load, repeated
+from lab.data.tasks import TASKS
+from lab.run.screen import of_the_data
 from lab.shell.errors import InputError
 
 # -- good files
@@ -124,6 +130,199 @@ def test_office_is_split_eight_to_two(tmp_path, layout, place):
         assert held_out == [i * 7 % 256 for i in (8, 9, 18, 19, 28, 29)]
         assert sorted(shades + held_out) == sorted(i * 7 % 256 for i in range(30))
         assert tests[domain][1].tolist() == [2, 3, 6, 6, 9, 9]
+
+
+OFFICE_LAYOUTS = {  # where Office-31 and other copies have it, and what lies beside the classes
+    "images within each domain": (lambda root: [deeper(root / name, "images") for name in OFFICE]),
+    "interest points beside the images": (
+        lambda root: [
+            (deeper(root / name, "images"), write(root / name / "interest_points/mug/a.mat", b"x"))
+            for name in OFFICE
+        ]
+    ),
+    "any single folder within": lambda root: deeper(root / "amazon", "amazon"),
+    "all within images": lambda root: deeper(root, "OfficeCaltechDomainAdaptation/images"),
+    "all within Original_images": lambda root: deeper(root, "Original_images"),
+}
+OFFICE = ("amazon", "caltech10", "dslr", "webcam")
+
+
+def deeper(folder, name):
+    """All that is in a folder, moved into a folder in it."""
+    content = [*folder.iterdir()]
+    (folder / name).mkdir(parents=True)
+    for path in content:
+        path.rename(folder / name / path.name)
+
+
+@pytest.mark.parametrize("move", OFFICE_LAYOUTS.values(), ids=OFFICE_LAYOUTS)
+def test_office_is_found_one_level_deeper(move, tmp_path):
+    want = load("office", write_office(tmp_path / "usual", count=1))[2]
+    move(write_office(tmp_path / "moved", count=1))
+    found = load("office", tmp_path / "moved")[2]
+    assert {name: source["sha256"] for name, source in found.items()} == {
+        name: source["sha256"] for name, source in want.items()
+    }
+
+
+def test_class_folders_in_two_places_are_no_guess(tmp_path):
+    write_office(tmp_path, count=1)
+    deeper(tmp_path / "amazon", "clean")
+    write_png(tmp_path / "amazon/noisy/mug/a.png")
+    with pytest.raises(InputError, match="amazon/clean: class folders 'clean', 'noisy' are not"):
+        load("office", tmp_path)
+
+
+SYSTEM_FOLDERS = (".ipynb_checkpoints", "@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX")
+SYSTEM_FOLDERS += ("~snapshot", "lost+found", "System Volume Information", "@Recycle", ".Trash-0")
+
+
+def test_what_systems_leave_is_no_class(tmp_path):
+    """Synology, QNAP, Windows, macOS, Linux and Jupyter put folders of their own anywhere."""
+    write_digits(tmp_path)
+    for name in SYSTEM_FOLDERS:
+        for place in ("", "syn", "syn/train", "syn/train/3", "MNIST/raw"):
+            write_png(tmp_path / place / name / "a.png")
+            write(tmp_path / place / name / "a.png@SynoResource", b"x")
+    assert load("digits", tmp_path)[2]["syn"]["train"] == 10
+
+
+def npz_of(save=np.savez_compressed, **changes):
+    """The bytes of a file like Keras's mnist.npz."""
+    arrays = {"x_train": GREY, "y_train": DIGITS, "x_test": GREY, "y_test": DIGITS.astype(np.uint8)}
+    file = io.BytesIO()
+    save(file, **{k: v for k, v in {**arrays, **changes}.items() if v is not None})
+    return file.getvalue()
+
+
+def with_npz(root, content, place="mnist.npz"):
+    """The copy with mnist.npz in place of MNIST's four files."""
+    for path in (root / "MNIST/raw").iterdir():
+        path.unlink()
+    write(root / place, content)
+    return root
+
+
+@pytest.mark.parametrize("place", ["mnist.npz", "MNIST/mnist.npz", "digits/mnist/raw/MNIST.npz"])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_mnist_is_read_from_npz_too(place, save, tmp_path):
+    want = load("digits", write_digits(tmp_path / "usual"))
+    got = load("digits", with_npz(write_digits(tmp_path / "npz"), npz_of(save), place))
+    assert got[2]["mnist"]["sha256"] == want[2]["mnist"]["sha256"]
+    assert got[2]["mnist"]["train"] == 10
+
+
+BAD_NPZ = {  # its content, what the line says
+    "cut off": (npz_of()[:-30], "not an npz file with x_train, y_train, x_test, y_test"),
+    "not packed": (b"\x93NUMPY", "not an npz file"),
+    "other names": (npz_of(x_train=None, images=GREY), "KeyError"),
+    "objects": (npz_of(y_train=np.array([*"0123456789"], object)), "not an npz file"),
+    "floating-point images": (npz_of(x_train=GREY / 255), "x_train is float64 [10, 28, 28]"),
+    "fewer labels": (npz_of(y_test=DIGITS[:9]), "x_test is uint8 [10, 28, 28] with labels [9]"),
+    "another label": (npz_of(y_train=DIGITS + 1), "label 10 at position 9"),
+    "flat images": (npz_of(x_train=GREY.reshape(10, 784)), "x_train is uint8 [10, 784]"),
+    "a pixel each": (npz_of(x_test=GREY[:, :1, :1]), "x_test is uint8 [10, 1, 1]"),
+}
+
+
+@pytest.mark.parametrize("content, words", BAD_NPZ.values(), ids=BAD_NPZ)
+def test_a_bad_npz_is_one_line(content, words, tmp_path):
+    with pytest.raises(InputError) as refused:
+        load("digits", with_npz(write_digits(tmp_path), content))
+    assert f"{tmp_path}/mnist.npz: " in str(refused.value) and words in str(refused.value)
+
+
+@pytest.mark.parametrize("domain", ["mnist", "usps"])
+def test_another_set_under_published_names_is_told(domain):
+    """By its checksum, where the number of images is the published one, as Fashion-MNIST's is."""
+    task = TASKS["digits"]
+    sources = {
+        name: {"kind": "files", "train": n, "sha256": task.checksums.get(name, "any")}
+        for name, n in task.published.items()
+    }
+    assert of_the_data(sources, Config()) == []
+    sources[domain]["sha256"] = "another"
+    (line,) = of_the_data(sources, Config())
+    assert line.startswith(f"Warning: {domain} has as many training images as the published set")
+    assert "another checksum" in line and "Fashion-MNIST" in line
+
+
+OTHERS = {  # a file of another format, where it lies -> whether it is meant for digits
+    "mnist/train-00000-of-00001.parquet": True,
+    "mnist_train.csv": True,
+    "mnist.pkl.gz": True,
+    "MNIST/processed/training.pt": False,  # nobody looks there
+    "MNIST/training.pt": True,
+    "USPS/usps.h5": True,
+    "usps.zip": True,
+    "SVHN/extra_32x32.mat": True,
+    "SVHN/train.tar.gz": True,
+    "archive.zip": False,
+    "notes.txt": False,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_formats_are_named(name, tmp_path, monkeypatch):
+    """With --data all are; in data/ those that are named by a domain keep the stand-in away."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "data" / name, b"x")
+    with pytest.raises(InputError) as refused:
+        load("digits", "data")
+    looked_at = OTHERS[name] or name == "archive.zip"
+    assert (f"; not read as it is: {name}; next: " in str(refused.value)) == looked_at
+    with monkeypatch.context() as patch:
+        patch.setattr("lab.data.digits.stand_in", lambda: ({}, {}, "stand-in", {}))
+        if OTHERS[name]:
+            with pytest.raises(InputError, match="4 of 4 domains"):
+                load("digits")
+        else:
+            assert load("digits")[0] == {}
+
+
+def test_a_packed_office_is_named(tmp_path):
+    write(tmp_path / "office31.tar.gz", b"x")
+    with pytest.raises(InputError, match="not read as it is: office31.tar.gz; next: Office"):
+        load("office", tmp_path)
+
+
+# -- files that cannot be read, and may be whole
+
+ERRORS = (errno.EIO, errno.ENODEV, errno.EMFILE, errno.ESTALE, errno.EACCES)
+
+
+@pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "name, pack",
+    [
+        ("train-images-idx3-ubyte", False),
+        ("train-images-idx3-ubyte.gz", True),
+        ("usps", False),
+        ("usps.bz2", True),
+        ("train_32x32.mat", False),
+        ("a.png", False),
+        ("mnist.npz", False),
+    ],
+)
+def test_a_failing_disk_makes_no_bad_file(name, pack, number, tmp_path, monkeypatch):
+    """The line neither calls the file damaged nor tells to replace it."""
+    write_digits(tmp_path, pack=pack)
+    if name == "mnist.npz":
+        with_npz(tmp_path, npz_of())
+    really = io.open
+
+    def failing(path, *args, **kwargs):
+        if Path(path).name == name:
+            raise OSError(number, "the disk's own words", str(path))
+        return really(path, *args, **kwargs)
+
+    for opener in ("io.open", "builtins.open", "bz2._builtin_open"):
+        monkeypatch.setattr(opener, failing)
+    with pytest.raises(InputError) as refused:
+        load("digits", tmp_path)
+    said = str(refused.value)
+    assert said.startswith("cannot read ") and f"{name}: the disk's own words" in said
+    assert not any(word in said for word in ("damaged", "fresh", "remove", "copy", "no image"))
 
 
 @given(

@@ -121,11 +121,15 @@ def test_a_wrong_sum_keeps_the_old_file(server, tmp_path, part):
     assert (tmp_path / "set/a.bin").read_bytes() == b"good" and names(tmp_path) == ["a.bin"]
 
 
-def test_a_damaged_file_is_replaced(server, tmp_path):
+def test_another_file_of_that_name_is_kept(server, tmp_path, capsys):
+    """It may be damaged, or the only copy of something else: nothing is lost."""
     (tmp_path / "set").mkdir()
-    (tmp_path / "set/a.bin").write_bytes(b"damaged")
-    get(server, tmp_path)
-    assert (tmp_path / "set/a.bin").read_bytes() == CONTENT
+    for number, content in enumerate((b"damaged", b"my own"), 1):
+        (tmp_path / "set/a.bin").write_bytes(content)
+        get(server, tmp_path)
+        assert (tmp_path / "set/a.bin").read_bytes() == CONTENT
+        assert (tmp_path / f"set/a.bin.old-{number}").read_bytes() == content
+        assert f"it is a.bin.old-{number} now" in capsys.readouterr().out
 
 
 def test_a_dead_link_is_one_line(server, tmp_path):
