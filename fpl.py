@@ -59,7 +59,6 @@ if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and len(thread
     ms.set_context(runtime_num_threads=max(1, int(threads)))
 
 # ---------------------------------------------------------------- 1. settings
-
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The numbers of a run, by default of Sec. 4.1. Where sources disagree, "text" is the paper's
@@ -87,7 +86,6 @@ class Config:
     device: str = "CPU"             # of MindSpore
 
 # ---------------------------------------------------------------- 2. what travels, what stays
-
 class Client(NamedTuple):
     """Stays where it is."""
     images: np.ndarray  # [n,32,32,3] uint8
@@ -118,7 +116,6 @@ class ClientUpdate(NamedTuple):
     loss: float              # mean over the client's batches
 
 # ---------------------------------------------------------------- 3. prototypes
-
 def class_prototypes(z, labels, num_classes):
     """A client's mean feature of each class (Eq. 2). z [n,d] -> class_means [K,d], counts [K]."""
     z, labels = np.asarray(z, np.float64), np.asarray(labels, int)
@@ -180,7 +177,6 @@ def unbiased_prototypes(clusters, mask):
     return (sums / np.maximum(mask.sum(axis=1), 1)[:, None]).astype(np.float32)
 
 # ---------------------------------------------------------------- 4. losses
-
 def cpcl_loss(z, labels, clusters, mask, tau):
     """Cluster prototypes contrastive loss (Eq. 8-9).
     z [B,d], labels [B], clusters [K,J,d], mask [K,J] bool, tau > 0 -> scalar.
@@ -227,7 +223,6 @@ def local_loss(p, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_red
     return loss, z, batch_stats
 
 # ---------------------------------------------------------------- 5. a client's turn
-
 def client_update(state, client, rng, cfg):
     """LocalUpdating of Algorithm 1: T epochs of SGD on Eq. 12, then the class means (Eq. 2).
     By default the class means are taken with the trained network in evaluation mode: batch norm
@@ -286,12 +281,10 @@ def local_prototypes(params, stats, client, features, cfg):
     return class_prototypes(z, np.concatenate([labels for _, labels in features]), NUM_CLASSES)
 
 # ---------------------------------------------------------------- 6. the server's round
-
 def server_round(state, clients, cfg, engine=map):
     """One round of Algorithm 1 -> the next ServerState, and what the round tells of itself.
-    engine(function, items) applies the function to each item and yields the results in order: map
-    does it here, one client after another, and lab/many has engines for several processes. An item
-    is a tuple that begins with the state and a Client.
+    engine(function, items) applies the function to each item, a tuple of the state, a Client and
+    more, and yields the results in order: map does it here, lab/many has engines for many cores.
     """
     chosen = participants(cfg, len(clients), state.round + 1)
     turns = [(state, clients[m], stream(cfg, "client", state.round + 1, m), cfg) for m in chosen]
@@ -339,7 +332,6 @@ def weighted_mean(updates, chosen, sizes):
     return Tensor(params.astype(np.float32)), Tensor(stats.astype(np.float32)), told
 
 # ---------------------------------------------------------------- 7. run
-
 def run(clients, tests, cfg, state=None, engine=map, server_round=server_round):
     """Train from state, by default round 0, to round cfg.rounds; yield (state, log) after each.
     clients: M Clients; tests: {domain: (images, labels)}; engine: see `server_round`. The log is a
@@ -379,7 +371,6 @@ def init_state(cfg):
     return ServerState(0, joined(weights), joined(stats), prototypes)
 
 # ---------------------------------------------------------------- 8. the split, the images
-
 NUM_CLASSES = 10  # K, Sec. 4.1
 PURPOSES = {"init": 1, "split": 2, "participants": 3, "client": 4, "test": 5}  # "test": in lab/
 
@@ -434,7 +425,6 @@ def network_input(images):
     return Tensor(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
 
 # ---------------------------------------------------------------- 9. the network: ResNet-10
-
 # name, channels in and out as multiples of the width, stride
 STAGES = (("stage1", 1, 1, 1), ("stage2", 1, 2, 2), ("stage3", 2, 4, 2), ("stage4", 4, 8, 2))
 BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # PyTorch's, in its meaning: running = 0.9 * running + 0.1 * batch
@@ -551,12 +541,11 @@ def predict(params, stats, images):
     return tuple(np.concatenate(parts) for parts in zip(*outputs))
 
 def evaluate(state, tests, engine=map):
-    """Top-1 accuracy in percent. tests: {domain: (images, labels)} -> {domain: percent}.
-    engine: see `server_round`; it maps over parts of the test sets.
-    Raises FloatingPointError where an output is not finite, which would count as class 0."""
-    parts = [(state, Client(images, labels, domain), slice(start, start + 1024))
-             for domain, (images, labels) in tests.items()
-             for start in range(0, len(labels), 1024)]
+    """Top-1 accuracy in percent. tests: {domain: (images, labels)} -> {domain: percent}. engine: as
+    in `server_round`, here over parts of the test sets. Raises FloatingPointError where an output
+    is not finite, which would count as class 0."""
+    parts = [(state, Client(*test, domain), slice(start, start + 1024))
+             for domain, test in tests.items() for start in range(0, len(test[1]), 1024)]
     right = dict.fromkeys(tests, 0)
     for (_, test, _), number in zip(parts, engine(count_right, parts), strict=True):
         right[test.domain] += number

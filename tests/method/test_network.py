@@ -635,7 +635,7 @@ def rounds():
 def test_a_log_tells_what_its_round_did(rounds, monkeypatch):
     """With what the method's own round tells."""
 
-    def evaluate(state, tests):
+    def evaluate(state, tests, engine):
         return {domain: 10.0 * state.round + 4 * i for i, domain in enumerate(tests)}
 
     monkeypatch.setattr(fpl, "evaluate", evaluate)
