@@ -105,7 +105,7 @@ def of_the_data(sources, cfg):
             )
         elif source["sha256"] != checksums.get(domain, source["sha256"]):
             notes.append(
-                f"Warning: {domain} has as many training images as the published set, but another "
+                f"Note that {domain} has as many training images as the published set, but another "
                 "checksum; the files may be another set's (Fashion-MNIST's have MNIST's names)."
             )
     return notes

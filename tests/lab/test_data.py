@@ -243,7 +243,7 @@ def test_another_set_under_published_names_is_told(domain):
     assert of_the_data(sources, Config()) == []
     sources[domain]["sha256"] = "another"
     (line,) = of_the_data(sources, Config())
-    assert line.startswith(f"Warning: {domain} has as many training images as the published set")
+    assert line.startswith(f"Note that {domain} has as many training images as the published")
     assert "another checksum" in line and "Fashion-MNIST" in line
 
 
