@@ -1,0 +1,157 @@
+"""What is told of the verdicts: lines for the screen, the code that reproduces a failure, JSON."""
+
+import os
+import re
+import sys
+import textwrap
+
+import numpy as np
+
+from lab.proof.judge import FAILS, HOLDS, NOT_JUDGED, UNUSABLE
+
+WRAP = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
+LONG = 4000  # characters of a snippet on the screen; the page and the JSON have all of it
+
+
+def literal(value):
+    """A value as Python that makes it again, bit for bit."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {literal(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    if isinstance(value, np.ndarray):
+        if not value.size:
+            return f"np.zeros({value.shape}, np.{value.dtype})"
+        text = np.array2string(
+            value, separator=", ", threshold=sys.maxsize, floatmode="unique", max_line_width=10**9
+        )
+        text = re.sub(r"(?<=\[) +", "", " ".join(text.split()))
+        kind = "bool" if value.dtype == bool else f"np.{value.dtype}"
+        return f"np.array({text}, {kind})"
+    if isinstance(value, float) and not np.isfinite(value):
+        return f"float({str(value)!r})"
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def as_text(value):
+    """A result, rounded for reading."""
+    if value is None:
+        return ""
+    if isinstance(value, (float, int, np.generic)):
+        return repr(float(value)) if not isinstance(value, int) else repr(value)
+    if isinstance(value, np.ndarray):
+        return np.array2string(value, separator=", ", threshold=60, precision=9).replace("\n", "")
+    return str(value)
+
+
+def snippet(path, calls):
+    """Python that makes the calls again, to be pasted anywhere."""
+    path = os.path.abspath(path)
+    functions = list(dict.fromkeys(call.function for call in calls))
+    lines = ["import runpy, sys", "import numpy as np", "from numpy import inf, nan", ""]
+    lines += [
+        f"sys.path.insert(0, {os.path.dirname(path)!r})",
+        f"theirs = runpy.run_path({path!r})",
+    ]
+    lines += [f"{name} = theirs[{name!r}]" for name in functions]
+    shown = {}
+    for call in calls:
+        lines.append("")
+        for name, value in call.arguments.items():
+            text = literal(value)
+            if shown.get(name) != text:
+                lines += textwrap.wrap(f"{name} = {text}", 96, **WRAP)
+                shown[name] = text
+        lines.append(f"print({call.function}({', '.join(call.arguments)}))")
+    return "\n".join(lines)
+
+
+def explained(failure, path):
+    """A Failure as texts and numbers, which can leave the process."""
+    return {
+        "what": failure.what,
+        "came_out": as_text(failure.got),
+        "wanted": as_text(failure.want),
+        "off": failure.off,
+        "allowed": failure.room,
+        "why": failure.why,
+        "snippet": snippet(path, failure.calls) if failure.calls else "",
+    }
+
+
+def off_by(failure):
+    """By how much it is beyond what is allowed, and why so much is."""
+    if failure["off"] is None:
+        return ""
+    why = f": {failure['why']}" if failure["why"] else ""
+    return f"off by {failure['off']:.3g}, allowed are {failure['allowed']:.3g}{why}"
+
+
+def counterexample(verdict):
+    """The lines of one failure."""
+    failure = verdict.failure
+    code = failure["snippet"]
+    if len(code) > LONG:
+        code = f"# The call has many numbers: --json or --html hold all {len(code):,} characters."
+    told = [failure["what"]]
+    if failure["came_out"]:
+        told += [f"came out:   {failure['came_out']}"]
+    if failure["wanted"]:
+        told += [f"the oracle: {failure['wanted']}"]
+    told += [off_by(failure)] if off_by(failure) else []
+    lines = [f"-- {verdict.name}: {verdict.sentence}", "", *code.splitlines()]
+    lines += [f"# {line}" for line in told]
+    lines += ["", f"Usual cause: {verdict.cause}"] if verdict.cause else []
+    return [*lines, ""]
+
+
+def properties(number):
+    return "1 property" if number == 1 else f"{number} properties"
+
+
+def line_of(verdict, known):
+    """One property, on the screen; its name where it will be needed."""
+    if verdict.outcome == HOLDS:
+        return f"  holds           {verdict.sentence}"
+    outcome = "known" if verdict.outcome == FAILS and verdict.name in known else verdict.outcome
+    return f"  {outcome:<15} {verdict.sentence} [{verdict.name}]"
+
+
+def not_judged_lines(verdicts):
+    """How many properties are not judged, and why."""
+    notes = [v.note for v in verdicts if v.outcome == NOT_JUDGED]
+    lines = [f"  {properties(notes.count(note))}: {note}" for note in dict.fromkeys(notes)]
+    return ["not judged", *lines] if lines else []
+
+
+def counted(verdicts, known):
+    """How many hold, do not, are known not to, are not judged, cannot be used."""
+    failing = [v for v in verdicts if v.outcome == FAILS]
+    return {
+        HOLDS: sum(v.outcome == HOLDS for v in verdicts),
+        FAILS: sum(v.name not in known for v in failing),
+        "known": sum(v.name in known for v in failing),
+        NOT_JUDGED: sum(v.outcome == NOT_JUDGED for v in verdicts),
+        UNUSABLE: sum(v.outcome == UNUSABLE for v in verdicts),
+    }
+
+
+def summary(verdicts, known):
+    """The last line."""
+    words = {HOLDS: "hold", FAILS: "do not hold", "known": "are known not to hold"}
+    words.update({NOT_JUDGED: "are not judged", UNUSABLE: "cannot be used"})
+    numbers = counted(verdicts, known)
+    told = [f"{number} {words[outcome]}" for outcome, number in numbers.items() if number]
+    return f"Of {len(verdicts)} properties {', '.join(told)}."
+
+
+def as_json(head, verdicts, known):
+    """All of it, as what json.dumps takes."""
+    return {
+        **head,
+        "summary": counted(verdicts, known),
+        "properties": [
+            {**v._asdict(), "known": v.name in known, "seconds": round(v.seconds, 3)}
+            for v in verdicts
+        ],
+    }
