@@ -111,7 +111,7 @@ def finch_picture(names):
     titles = {
         "four": "four rows: two clusters",
         "chain": "a chain: one cluster",
-        "eight": "eight rows; diamonds: second step",
+        "eight": "eight rows, and their clusters",
     }
     for axes, (name, title) in zip(panels, titles.items()):
         rows = names[name]
@@ -119,7 +119,7 @@ def finch_picture(names):
         links(axes, rows, first_neighbours(rows), link(rows))
         for m, row in enumerate(rows):
             axes.plot(*zip((0, 0), row), color="0.85", linewidth=0.8, zorder=1)
-            axes.annotate(str(m), row * 1.22, ha="center", va="center", fontsize=9)
+            axes.annotate(str(m), row * 1.18, ha="center", va="center", fontsize=9)
         least = np.minimum(rows.min(axis=0), 0) - 0.35
         axes.set(xlim=(least[0], 1.35), ylim=(least[1], 1.35))
     means = names["cluster_means"](names["eight"], names["fine"])
@@ -130,7 +130,7 @@ def finch_picture(names):
 def prototypes_picture(names):
     """Step 5: five class means, their clusters, and three ways to take one mean of them."""
     received, prototypes = names["received"], names["prototypes"]
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.9, 3.6), layout="constrained")
     axes = figure.subplots()
     axes_in_the_plane(axes, "The five means of step 2, seen by the server")
     labels = names["link"](received)
@@ -144,12 +144,7 @@ def prototypes_picture(names):
         (prototypes, "cluster prototypes", "D", "none"),
         (names["unbiased"][None], "unbiased prototype", "*", "gold"),
         (received.mean(axis=0)[None], "mean over clients", "X", "0.6"),
-        (
-            np.average(received, axis=0, weights=names["images"])[None],
-            "mean over images",
-            "P",
-            "0.6",
-        ),
+        (over_images[None], "mean over images", "P", "0.6"),
     )
     for points, label, marker, colour in signs:
         axes.scatter(
