@@ -46,7 +46,7 @@ def unbiased_arguments(drawn, settings):
 
 INPUTS = {  # function: what is drawn, and the arguments made of it
     "class_prototypes": (prototypes.features, lambda case, settings: case),
-    "finch": (clustering.any_rows, lambda x, settings: (x,)),
+    "finch": (clustering.two_rows_or_more, lambda x, settings: (x,)),
     "cluster_prototypes": (
         prototypes.with_partition,
         lambda drawn, settings: (*drawn[0], drawn[1]),

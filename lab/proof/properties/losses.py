@@ -183,6 +183,12 @@ def cpcl_of_the_worked_example_is_0_0943(impl, case):
         expect("its gradient", grad, [[0, slope]], 3e-7, "1e-5 of -0.0242")
 
 
+def tau_divides_every_similarity(impl, case):
+    """tau divides every cosine: at tau = 0.5 the worked example is ln(1 + e^-2 / (e^2 + 1))."""
+    value, want = impl.cpcl(*case._replace(tau=0.5))[0], np.log(1 + np.exp(-2) / (np.exp(2) + 1))
+    expect("CPCL at tau = 0.5", value, want, 1e-6, "a few roundings of numbers around 1")
+
+
 def cpcl_is_the_oracles(impl, case):
     """CPCL is the mean of -log(P / (P + N)) over the batch (Eq. 8-9)."""
     want = oracles_cpcl(case)
@@ -477,6 +483,10 @@ ONE_LOG = (
     "All positives must stand inside one log: -log(sum of e^s over the own class / sum of e^s over "
     "all), not the mean of a log for each, nor the first alone."
 )
+TEMPERATURE = (
+    "Positives and negatives are divided by tau alike. Eq. 7 is printed as a product; the paper's "
+    "prose and the released code divide."
+)
 GRADIENT = (
     "The loss is computed outside of what is differentiated, through NumPy or a detached copy, or "
     "the gradient is not divided by tau, by |z| or by the number of samples."
@@ -510,6 +520,7 @@ def upcr(holds, cases, cause, **more):
 
 PROPERTIES = [
     cpcl(cpcl_of_the_worked_example_is_0_0943, only_worked, ONE_LOG),
+    cpcl(tau_divides_every_similarity, only_worked, TEMPERATURE),
     cpcl(cpcl_is_the_oracles, some_losses, f"{ONE_LOG} {COSINE} {IN_THE_MEAN}"),
     cpcl(the_gradient_of_cpcl_is_the_oracles, some_losses, GRADIENT, gradient="cpcl"),
     cpcl(every_positive_counts_not_only_the_first, some_losses, ONE_LOG),
