@@ -1,6 +1,7 @@
-"""`finch` by its authors' package, finch-clust: float32, links that are not binary, no ties.
+"""`finch` by its authors' package, finch-clust, which computes in float32.
 
-It crashes, or counts wrongly, where all rows are one cluster, so those are answered here.
+At the level strict it differs: it wants two rows or more, float32 decides its ties, and rows whose
+squares are beyond float32 have no angle.
 """
 
 import importlib.metadata
