@@ -5,11 +5,12 @@ Replace each `raise` by your own code, and let it be judged, for instance:
     ./run.sh check docs/exercise.py --only class_prototypes
 
 What goes in and comes out are NumPy arrays; the shapes stand in brackets. M is the number of
-clients, K of classes, B of images in a batch, d of numbers in a feature. A function that still
-raises NotImplementedError is not judged. Functions of your own may stand beside these eight.
+clients, K of classes, B of images in a batch, d of numbers in a feature. Most arrays hold float32;
+x.astype(np.float64) gives you more digits to compute with. A function that still raises
+NotImplementedError is not judged. Functions of your own may stand beside these eight.
 """
 
-import numpy as np  # noqa: F401
+import numpy as np  # noqa: F401  (for your code)
 
 
 def class_prototypes(z, labels, num_classes):

@@ -75,7 +75,7 @@ def test_the_pages_loss_is_the_oracles():
     scores = z @ p[4:].reshape(2, 2)
     chances = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     entropy = -np.log(chances[np.arange(5), labels]).mean()
-    terms = oracle.cpcl_loss(z, labels, prototypes, 0.2)
+    terms = oracle.cpcl_loss(z, labels, {k: list(c) for k, c in prototypes.items()}, 0.2)
     terms += oracle.upcr_loss(z, labels, unbiased, "mean")
     assert abs(NAMES["loss"](p, x, labels, {}) - entropy) < 1e-12
     assert abs(NAMES["loss"](p, x, labels, prototypes) - entropy - terms) < 1e-12
@@ -125,7 +125,7 @@ def test_the_pages_pictures_are_drawn_from_it(name, tmp_path):
 @pytest.mark.parametrize(
     "change, changed",
     [
-        (("[1, 0.2], [1, 0]", "[1, 0.2], [2, 0]"), ["prototypes", "cpcl"]),
+        (("[1, 0], [1, -0.2]", "[1, 0.1], [1, -0.2]"), ["prototypes", "cpcl"]),
         (("at(0, 10, 90, 95)", "at(0, 10, 60, 65)"), ["finch"]),
         (("np.array([[-1.0, 0.0]])", "np.array([[0.0, -1.0]])"), ["cpcl"]),
         (("return cosines.argmax(axis=1)", "return cosines.argmin(axis=1)"), ["finch"]),
@@ -251,12 +251,12 @@ def test_values_as_on_the_page_pass_step_six():
     names, _ = lesson.run([b for b in BLOCKS if b.step < "Step 7"])
 
     def cpcl(z, labels, clusters, mask, tau):
-        total = 0.0
+        total, z, clusters = 0.0, z.astype(np.float64), clusters.astype(np.float64)
         for row, k in zip(z, labels):
             others = np.arange(len(mask)) != k
             own, other = clusters[k][mask[k]], clusters[others][mask[others]]
             if len(own) and len(other):
-                total += names["cpcl"](np.float64(row), np.float64(own), np.float64(other), tau)
+                total += names["cpcl"](row, own, other, tau)
         return total / len(z)
 
     outcomes = judged(SimpleNamespace(cpcl=cpcl), only=["cpcl"])
