@@ -4,7 +4,8 @@ check.py           `./run.sh check FILE`: judge an implementation, which may be 
 properties/        what must hold of it
 implementation.py  its functions: read from the file, called, their answers read
 judge.py           a verdict on each property, with the smallest case that shows a fault
-verdict.py         what is told of the verdicts
+verdict.py         what is told of the verdicts, on the screen and as JSON
+page.py            the same as one HTML page
 bench.py           `./run.sh bench`: what training costs, as ratios that this machine measures
 timing.py          two things in turn, how busy others are, what a ratio is worth
 rivals.py          the same step and losses, written as they usually are, and in PyTorch

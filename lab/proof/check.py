@@ -37,6 +37,7 @@ except ModuleNotFoundError as error:
 
 from lab.proof import implementation, verdict
 from lab.proof.judge import FAILS, HOLDS, NOT_JUDGED, UNUSABLE, chosen, judge
+from lab.proof.page import page
 from lab.proof.properties.contract import FUNCTIONS, PROPERTIES
 
 # ---------------------------------------------------------------- the command line
@@ -80,6 +81,7 @@ def parser():
     made.add_argument("--examples", type=int, default=100, metavar="N", help="cases a property")
     made.add_argument("--seed", type=int, default=0, help="of the cases")
     made.add_argument("--json", metavar="FILE", help="write the verdicts there")
+    made.add_argument("--html", metavar="FILE", help="write them there as one page")
     made.add_argument("--known", metavar="FILE", help="properties, one a line, that may fail")
     made.add_argument(
         "--patience", type=float, default=60, metavar="S", help="seconds that one call may take"
@@ -222,9 +224,38 @@ def judged(options, known):
 def status(verdicts, known):
     """0: all that was judged holds. 1: some does not. 2: some cannot be used, or none is judged."""
     outcomes = [v.outcome for v in verdicts if v.name not in known]
-    if UNUSABLE in outcomes or not {HOLDS, FAILS} & {v.outcome for v in verdicts}:
+    if complaints(verdicts):
         return 2
     return int(FAILS in outcomes)
+
+
+def write(path, text):
+    """A file that is there whole or not at all."""
+    part = f"{path}.part"
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(part, path)
+
+
+def tell(options, verdicts, known):
+    """What comes after the lines of the verdicts: what is not judged, each failure, the sum."""
+    for line in verdict.not_judged_lines(verdicts):
+        print(line)
+    for one in verdicts:
+        if one.outcome == FAILS and one.name not in known:
+            print("", *verdict.counterexample(one), sep="\n")
+    print(verdict.summary(verdicts, known))
+    healed = [v.name for v in verdicts if v.name in known and v.outcome == HOLDS]
+    if healed:
+        print(f"{options.known} names {', '.join(healed)}, which holds: take it out of the list")
+
+
+def complaints(verdicts):
+    """Why the exit status is 2, in lines."""
+    unusable = [v.note for v in verdicts if v.outcome == UNUSABLE]
+    if unusable or {HOLDS, FAILS} & {v.outcome for v in verdicts}:
+        return unusable
+    return [f"nothing was judged: {'; '.join(dict.fromkeys(v.note for v in verdicts))}"]
 
 
 def check(argv):
@@ -242,25 +273,14 @@ def check(argv):
         )
     known = read_known(options.known) if options.known else []
     settings, verdicts = judged(options, known)
-    print(*verdict.not_judged_lines(verdicts), sep="\n")
-    for one in verdicts:
-        if one.outcome == FAILS and one.name not in known:
-            print("", *verdict.counterexample(one), sep="\n")
-    print(verdict.summary(verdicts, known))
-    healed = [v.name for v in verdicts if v.name in known and v.outcome == HOLDS]
-    if healed:
-        print(f"{options.known} names {', '.join(healed)}, which holds: take it out of the list")
+    tell(options, verdicts, known)
     if options.json:
         head = {"file": options.file, "settings": settings._asdict(), "seed": options.seed}
-        text = json.dumps(verdict.as_json(head, verdicts, known), indent=2)
-        with open(options.json, "w", encoding="utf-8") as file:
-            file.write(f"{text}\n")
-    for one in verdicts:
-        if one.outcome == UNUSABLE:
-            print(one_line(f"fpl: {options.file}: {one.note}"), file=sys.stderr)
-    if not {HOLDS, FAILS} & {v.outcome for v in verdicts} and verdicts:
-        why = "; ".join(dict.fromkeys(v.note for v in verdicts))
-        print(one_line(f"fpl: {options.file}: nothing was judged: {why}"), file=sys.stderr)
+        write(options.json, json.dumps(verdict.as_json(head, verdicts, known), indent=2) + "\n")
+    if options.html:
+        write(options.html, page(told(options, settings), verdicts, known))
+    for complaint in complaints(verdicts):
+        print(one_line(f"fpl: {options.file}: {complaint}"), file=sys.stderr)
     return status(verdicts, known)
 
 
