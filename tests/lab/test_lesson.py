@@ -106,20 +106,32 @@ def test_lesson_shows_outputs_and_draws_pictures(tmp_path, capsys):
         assert f"]({name})" in TEXT
 
 
-def test_drawing_twice_gives_the_same_bytes(tmp_path):
-    bytes_of = []
-    for number in "12":
-        (tmp_path / number).mkdir()
-        paths = lesson.draw(NAMES, tmp_path / number)
-        bytes_of.append([Path(path).read_bytes() for path in paths])
-    assert bytes_of[0] == bytes_of[1]
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The folder of the page's pictures, drawn now."""
+    folder = tmp_path_factory.mktemp("drawn")
+    lesson.draw(NAMES, folder)
+    return folder
+
+
+def differing(folder, other):
+    """The pictures that are not the same bytes in both folders."""
+    return [
+        name
+        for name in lesson.PICTURES
+        if (folder / name).read_bytes() != (other / name).read_bytes()
+    ]
+
+
+def test_drawing_twice_gives_the_same_bytes(drawn, tmp_path):
+    lesson.draw(NAMES, tmp_path)
+    assert differing(drawn, tmp_path) == []
 
 
 @pytest.mark.skipif(matplotlib.__version__ != "3.11.2", reason="the page's pictures are of 3.11.2")
 @pytest.mark.parametrize("name", lesson.PICTURES)
-def test_the_pages_pictures_are_drawn_from_it(name, tmp_path):
-    lesson.draw(NAMES, tmp_path)
-    assert np.array_equal(imread(tmp_path / name), imread(DOCS / name))
+def test_the_pages_pictures_are_drawn_from_it(name, drawn):
+    assert np.array_equal(imread(drawn / name), imread(DOCS / name))
 
 
 @pytest.mark.parametrize(
@@ -131,19 +143,12 @@ def test_the_pages_pictures_are_drawn_from_it(name, tmp_path):
         (("return cosines.argmax(axis=1)", "return cosines.argmin(axis=1)"), ["finch"]),
     ],
 )
-def test_another_page_gives_other_pictures(change, changed, tmp_path):
+def test_another_page_gives_other_pictures(change, changed, drawn, tmp_path):
     """The pictures come from what the blocks define."""
     assert TEXT.count(change[0]) == 1
     names, _ = lesson.run(lesson.blocks(TEXT.replace(*change)))
-    for some, folder in (NAMES, "before"), (names, "after"):
-        (tmp_path / folder).mkdir()
-        lesson.draw(some, tmp_path / folder)
-    other = [
-        name
-        for name in lesson.PICTURES
-        if (tmp_path / "before" / name).read_bytes() != (tmp_path / "after" / name).read_bytes()
-    ]
-    assert {f"lesson-{name}.png" for name in changed} <= set(other)
+    lesson.draw(names, tmp_path)
+    assert {f"lesson-{name}.png" for name in changed} <= set(differing(drawn, tmp_path))
 
 
 @pytest.mark.parametrize(
