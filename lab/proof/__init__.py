@@ -6,6 +6,7 @@ implementation.py  its functions: read from the file, called, their answers read
 judge.py           a verdict on each property, with the smallest case that shows a fault
 verdict.py         what is told of the verdicts, on the screen and as JSON
 page.py            the same as one HTML page
+lesson.py          `./run.sh lesson`: runs the blocks of docs/lesson.md, draws its pictures
 bench.py           `./run.sh bench`: what training costs, as ratios that this machine measures
 timing.py          two things in turn, how busy others are, what a ratio is worth
 rivals.py          the same step and losses, written as they usually are, and in PyTorch
