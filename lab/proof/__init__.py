@@ -5,6 +5,7 @@ properties/        what must hold of it
 implementation.py  its functions: read from the file, called, their answers read
 judge.py           a verdict on each property, with the smallest case that shows a fault
 verdict.py         what is told of the verdicts, on the screen and as JSON
+snippet.py         a failing call as code that can be pasted
 page.py            the same as one HTML page
 lesson.py          `./run.sh lesson`: runs the blocks of docs/lesson.md, draws its pictures
 bench.py           `./run.sh bench`: what training costs, as ratios that this machine measures

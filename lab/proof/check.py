@@ -39,6 +39,7 @@ from lab.proof import implementation, verdict
 from lab.proof.judge import FAILS, HOLDS, NOT_JUDGED, UNUSABLE, chosen, judge
 from lab.proof.page import page
 from lab.proof.properties.contract import FUNCTIONS, PROPERTIES
+from lab.proof.snippet import call_text
 
 # ---------------------------------------------------------------- the command line
 
@@ -149,12 +150,7 @@ def ended(process, call, path):
 
 
 def during(call):
-    return shown(call) if call else "the import"
-
-
-def shown(call):
-    function, arguments = call
-    return f"{function}({', '.join(map(verdict.literal, arguments.values()))})"
+    return call_text(*call) if call else "the import"
 
 
 def messages(options, given):

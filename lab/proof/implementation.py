@@ -19,6 +19,7 @@ import numpy as np
 
 from lab.proof.properties.contract import FUNCTIONS
 from lab.proof.properties.failure import Failure
+from lab.proof.snippet import call_text
 
 CHOICES = {
     "level": ("equations", "strict"),
@@ -47,11 +48,11 @@ class Call(NamedTuple):
 
 
 class Unusable(Exception):
-    """The file cannot be judged: one line. call: (function, arguments), where a call showed it."""
+    """The file cannot be judged: one line. function: whose answer showed it, or ""."""
 
-    def __init__(self, message, call=None):
+    def __init__(self, message, function=""):
         super().__init__(message)
-        self.call = call
+        self.function = function
 
 
 class NotWritten(Exception):
@@ -65,8 +66,8 @@ def reason(error):
     """The last line of an error, and where in which file it was raised."""
     text = traceback.format_exception_only(type(error), error)[-1].strip()
     text = " ".join(text.split())
-    if isinstance(error, SyntaxError) or error.__traceback__ is None:
-        return text
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{text} (line {error.lineno})"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{text} ({os.path.basename(frame.filename)}, line {frame.lineno})"
 
@@ -205,7 +206,7 @@ class Implementation:
         except TypeError as error:
             want = f"{function}({', '.join(arguments)})"
             message = f"{function} cannot be called as {want}: {error}"
-            raise Unusable(message, (function, arguments)) from error
+            raise Unusable(message, function) from error
         except ValueError:
             pass  # compiled functions do not tell
         self.told(function, arguments)
@@ -229,8 +230,9 @@ class Implementation:
             yield
         except Unusable as error:
             call = self.calls[-1]
-            message = f"{call.function} returns what cannot be used: {error}"
-            raise Unusable(message, (call.function, call.arguments)) from error
+            message = f"{call.function} returns what cannot be used: {error}; "
+            message += f"the call was {call_text(call.function, call.arguments)}"
+            raise Unusable(message, call.function) from error
 
     def class_prototypes(self, z, labels, num_classes):
         returned = self.call("class_prototypes", z=z, labels=labels, num_classes=num_classes)

@@ -76,7 +76,7 @@ def not_judged(implementation, proposition, gradients):
     """Why a property is not judged, or "": what it needs is there."""
     lacking = [name for name in proposition.functions if not implementation.has(name)]
     if lacking:
-        return f"{' and '.join(lacking)} is not in the file"
+        return f"{' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not in the file"
     has = implementation.settings.partitions + implementation.settings.reduces
     if not set(proposition.choices) <= set(has):
         return f"it needs {' and '.join(proposition.choices)}, the settings name another"
@@ -139,8 +139,7 @@ def judge(implementation, properties, examples=100, number=0):
             yield verdict._replace(note=str(error))
             continue
         except Unusable as error:
-            function = error.call[0] if error.call else proposition.functions[0]
-            given_up[function] = f"{function} cannot be used, see above"
+            given_up[error.function] = f"{error.function} cannot be used, see above"
             yield verdict._replace(outcome=UNUSABLE, note=str(error))
             continue
         yield verdict._replace(

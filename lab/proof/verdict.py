@@ -1,36 +1,11 @@
-"""What is told of the verdicts: lines for the screen, the code that reproduces a failure, JSON."""
-
-import os
-import re
-import sys
-import textwrap
+"""What is told of the verdicts: lines for the screen, and JSON."""
 
 import numpy as np
 
 from lab.proof.judge import FAILS, HOLDS, NOT_JUDGED, UNUSABLE
+from lab.proof.snippet import snippet
 
-WRAP = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
 LONG = 4000  # characters of a snippet on the screen; the page and the JSON have all of it
-
-
-def literal(value):
-    """A value as Python that makes it again, bit for bit."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {literal(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(literal, value)) + "]"
-    if isinstance(value, np.ndarray):
-        if not value.size:
-            return f"np.zeros({value.shape}, np.{value.dtype})"
-        text = np.array2string(
-            value, separator=", ", threshold=sys.maxsize, floatmode="unique", max_line_width=10**9
-        )
-        text = re.sub(r"(?<=\[) +", "", " ".join(text.split()))
-        kind = "bool" if value.dtype == bool else f"np.{value.dtype}"
-        return f"np.array({text}, {kind})"
-    if isinstance(value, float) and not np.isfinite(value):
-        return f"float({str(value)!r})"
-    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def as_text(value):
@@ -42,28 +17,6 @@ def as_text(value):
     if isinstance(value, np.ndarray):
         return np.array2string(value, separator=", ", threshold=60, precision=9).replace("\n", "")
     return str(value)
-
-
-def snippet(path, calls):
-    """Python that makes the calls again, to be pasted anywhere."""
-    path = os.path.abspath(path)
-    functions = list(dict.fromkeys(call.function for call in calls))
-    lines = ["import runpy, sys", "import numpy as np", "from numpy import inf, nan", ""]
-    lines += [
-        f"sys.path.insert(0, {os.path.dirname(path)!r})",
-        f"theirs = runpy.run_path({path!r})",
-    ]
-    lines += [f"{name} = theirs[{name!r}]" for name in functions]
-    shown = {}
-    for call in calls:
-        lines.append("")
-        for name, value in call.arguments.items():
-            text = literal(value)
-            if shown.get(name) != text:
-                lines += textwrap.wrap(f"{name} = {text}", 96, **WRAP)
-                shown[name] = text
-        lines.append(f"print({call.function}({', '.join(call.arguments)}))")
-    return "\n".join(lines)
 
 
 def explained(failure, path):
