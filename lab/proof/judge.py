@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import Flaky
+from hypothesis.errors import Flaky, Unsatisfiable
 
 from lab.proof.implementation import NotWritten, Unusable
 from lab.proof.properties.contract import FUNCTIONS, PROPERTIES
@@ -52,7 +52,12 @@ def smallest_failure(implementation, proposition, cases, examples, number):
             search(run, drawn, examples, number)
         except Failure as failure:
             return failure, tried
-        except Flaky:
+        except Unsatisfiable:
+            pass  # few examples were asked for, and none of them could be used
+        except Flaky as flaky:
+            if last is None:
+                message = "its answers are of another kind each time"
+                raise Unusable(message, proposition.functions[0]) from flaky
             last.what += "; called again with the same arguments, it answered otherwise"
             return last, tried
     return None, tried

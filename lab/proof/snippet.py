@@ -20,7 +20,11 @@ def literal(value):
         if not value.size:
             return f"np.zeros({value.shape}, np.{value.dtype})"
         text = np.array2string(
-            value, separator=", ", threshold=sys.maxsize, floatmode="unique", max_line_width=10**9
+            value,
+            separator=", ",
+            threshold=sys.maxsize,
+            max_line_width=10**9,
+            formatter={"float_kind": str},  # the shortest text that reads back as the same number
         )
         text = re.sub(r"(?<=\[) +", "", " ".join(text.split()))
         kind = "bool" if value.dtype == bool else f"np.{value.dtype}"

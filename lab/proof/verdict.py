@@ -25,7 +25,7 @@ def explained(failure, path):
         "what": failure.what,
         "came_out": as_text(failure.got),
         "wanted": as_text(failure.want),
-        "off": failure.off,
+        "off": failure.off if failure.off is not None and np.isfinite(failure.off) else None,
         "allowed": failure.room,
         "why": failure.why,
         "snippet": snippet(path, failure.calls) if failure.calls else "",

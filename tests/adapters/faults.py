@@ -127,7 +127,7 @@ def only_negatives_below(z, labels, clusters, mask, tau):
 
 
 def epsilon_in_the_length(z, labels, clusters, mask, tau):
-    length = np.sqrt((z * z).sum(axis=1, keepdims=True) + 1e-3)
+    length = np.sqrt((z * z).sum(axis=1, keepdims=True) + 1e-12)
     z = np.hstack([z / length, np.sqrt(np.maximum(1 - ((z / length) ** 2).sum(1), 0))[:, None]])
     clusters = np.pad(clusters, [(0, 0), (0, 0), (0, 1)])
     return right.cpcl(z.astype(np.float32), labels, clusters, mask, tau)[0]
