@@ -1,7 +1,6 @@
 """`finch` by its authors' package, finch-clust, which computes in float32.
 
-At the level strict it differs: it wants two rows or more, float32 decides its ties, and rows whose
-squares are beyond float32 have no angle.
+At the level strict it differs: it wants a row, numbers within float32, and float32 decides its ties.
 """
 
 import importlib.metadata
