@@ -1,6 +1,6 @@
 """`finch` by its authors' package, finch-clust, which computes in float32.
 
-At the level strict it differs: it wants a row, numbers within float32, and float32 decides its ties.
+At the level strict it differs: it wants a row, numbers within float32, and decides ties in float32.
 """
 
 import importlib.metadata
