@@ -19,6 +19,8 @@ usage: ./run.sh COMMAND [OPTIONS]
   ablate   digits or office: FPL without its parts         36 runs (12 variants, 3 seeds); goes on likewise
   report   [DIR ...]: the HTML report of finished runs     seconds
   repeat   runs/NAME: train it again, compare the bytes    as long as the run
+  check    FILE: judge its functions of FPL, see --help     seconds to minutes
+  lesson   draw the pictures of docs/lesson.md              seconds
   bench    what training costs, as ratios (--torch too)    20 minutes on 2 cores that do nothing else
   test     ruff, then the tests                            minutes on 2 cores; --all adds the slow ones, --deep
                                                            takes them all with 10,000 examples each: hours
@@ -126,7 +128,7 @@ case "$command" in
     help | -h | --help)
         usage
         ;;
-    digits | office | compare | ablate | report | repeat | bench | fetch)
+    digits | office | compare | ablate | report | repeat | check | lesson | bench | fetch)
         install
         lab "$command" "$@"
         ;;
@@ -179,6 +181,6 @@ with their options: see docs/machines.md" ;;
         ;;
     *)
         fail "unknown command '$command'; it must be digits, office, compare, ablate, report, repeat, \
-bench, flower, test, mutants or fetch: ./run.sh lists them"
+check, lesson, bench, flower, test, mutants or fetch: ./run.sh lists them"
         ;;
 esac

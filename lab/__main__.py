@@ -16,6 +16,8 @@ COMMANDS = {  # each module has main(arguments) -> exit status
     "ablate": "lab.methods.ablate",
     "report": "lab.report.report",
     "repeat": "lab.run.repeat",
+    "check": "lab.proof.check",
+    "lesson": "lab.proof.lesson",
     "bench": "lab.proof.bench",
     "mutants": "lab.proof.mutants",
     "fetch": "lab.data.fetch",

@@ -24,7 +24,7 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 # fpl.py sets it too, but some test files import MindSpore before
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
-# tests/ for draws.py and the like. The root comes before it, and before
+# tests/ for tiny.py and the like. The root comes before it, and before
 # what is installed: the package finch-clust is imported as `finch` too.
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]

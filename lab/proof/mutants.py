@@ -221,10 +221,12 @@ def copy_of(root, folder):
 def digest(folder, tests):
     """Of what the outcome of these tests hangs on, the mutated module apart.
 
-    That is themselves and what test files share. tests: stages, each pytest's arguments.
+    That is themselves, what test files share, and the properties.
+    tests: stages, each pytest's arguments.
     """
     files = {folder / name for name in re.findall(r"tests/[\w/]+\.py", " ".join(tests))}
-    files |= {*folder.glob("tests/*.py")}
+    files |= {*folder.glob("tests/*.py"), *folder.glob("tests/adapters/*.py")}
+    files |= {*folder.glob("lab/proof/properties/*.py")}
     texts = [tests, *(path.read_text() for path in sorted(files))]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
 

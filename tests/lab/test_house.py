@@ -49,6 +49,9 @@ def reached(name):
     return found
 
 
+CHECK = reached("lab.proof.check")
+
+
 def circle_through(name):
     """The files on the way from a file back to itself; none where there is no such way."""
     return sorted(other for other in reached(name) if name in reached(other))
@@ -90,6 +93,26 @@ def test_the_oracles_import_numpy_and_math_only():
     if "lab.methods.oracle" in NAMES:
         ours = {name.partition(".")[0] for name in IMPORTS["lab.methods.oracle"]}
         assert ours <= {"math", "numpy", "oracle_np"}
+
+
+def test_check_needs_numpy_and_hypothesis_alone():
+    """So that it runs in anybody's environment, without MindSpore and without pytest."""
+    everything = set().union(*(IMPORTS[name] for name in {"lab.proof.check"} | CHECK))
+    packages = {name.partition(".")[0] for name in everything} - sys.stdlib_module_names
+    assert packages == {"hypothesis", "lab", "numpy", "oracle_np"}
+
+
+def test_check_is_written_for_python_3_9():
+    """Its syntax, and no `A | B` for a type, no zip(strict=...)."""
+    for name in {"lab", "lab.proof", "lab.shell", "lab.proof.check"} | CHECK:
+        tree = ast.parse(NAMES[name].read_text(encoding="utf-8"), feature_version=(3, 9))
+        assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
+        hints = [node.annotation for node in ast.walk(tree) if getattr(node, "annotation", None)]
+        hints += [node.returns for node in ast.walk(tree) if getattr(node, "returns", None)]
+        for hint in hints:
+            assert not any(isinstance(node, ast.BitOr) for node in ast.walk(hint)), name
+        strict = [node for node in ast.walk(tree) if getattr(node, "arg", "") == "strict"]
+        assert strict == [], name
 
 
 def test_every_room_says_what_is_in_it():

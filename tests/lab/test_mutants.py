@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lab.proof import mutants
+from lab.proof.properties.contract import PROPERTIES
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = mutants.read_plan()
@@ -43,8 +44,11 @@ def test_each_choice_of_tests_finds_some():
     for group in PLAN["group"]:
         for stage in group["tests"]:
             file, *options = shlex.split(stage)
-            words = set(re.findall(r"\w+", options[-1]) if options else []) - {"or", "not"}
+            words = set(re.findall(r"[\w-]+", options[-1]) if options else [])
+            words -= {"-k", "and", "or", "not"}
             names = functions_of(file)
+            if file == "tests/method/test_properties.py":
+                names |= {f"{p.functions[0]}-{p.name}" for p in PROPERTIES}
             assert all(any(word in name for name in names) for word in words), stage
 
 
@@ -184,6 +188,7 @@ def test_a_mutants_tests_have_their_own_process(tmp_path):
     code = f"""
 from pathlib import Path
 from lab.proof import mutants
+from lab.proof.properties.contract import PROPERTIES
 mutants.OWN, folder = ("thing",), Path({str(tmp_path)!r})
 for body in {list(BODIES)}:
     test = "import thing\\ndef test_it():\\n    " + body + "\\n"

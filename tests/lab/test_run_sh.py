@@ -16,6 +16,8 @@ COMMANDS = (
     "ablate",
     "report",
     "repeat",
+    "check",
+    "lesson",
     "bench",
     "flower",
     "test",

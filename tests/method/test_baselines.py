@@ -13,7 +13,6 @@ import functools
 import mindspore as ms
 import numpy as np
 import pytest
-from draws import SCALES, SEEDS, holders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor
@@ -22,6 +21,7 @@ import fpl
 import oracle_np as oracle
 from lab.methods import baselines
 from lab.methods import oracle as others
+from lab.proof.properties.cases import SCALES, SEEDS, holders
 from lab.run import checkpoint
 
 U = 2.0**-24  # float32's unit rounding error

@@ -1,20 +1,20 @@
-"""FINCH against the oracle, against its own definition, and against its authors' package."""
+"""What is finch.py's own in FINCH: its blocks, its ties, its memory, what it refuses.
 
-import importlib.metadata
-import importlib.util
-import sys
+That the partitions are right, test_properties.py holds.
+"""
+
 import tracemalloc
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from draws import SEEDS, rows_to_cluster
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 import finch as finch_module
 import oracle_np as oracle
 from finch import finch
+from lab.proof.properties.cases import SEEDS, rows_to_cluster
 
 
 def same(some, others):
@@ -49,74 +49,6 @@ def rows_below_the_best(margins):
     # exact: the spacing of float64 is 2^-54 below 0.5
     cosines = 0.5 - 4 * 2 * 2.0**-53 * np.array(margins)
     return np.vstack([[1, 0], np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1)])
-
-
-@given(rows_to_cluster())
-def test_every_partition_is_the_oracles_label_for_label(x):
-    got, want = finch(x), oracle.finch(x)
-    assert same(got, want), f"got {[p.tolist() for p in got]}, want {[p.tolist() for p in want]}"
-
-
-def test_the_worked_example_joins_the_neighbours_in_angle():
-    degrees = np.radians([0, 10, 90, 95])
-    x = np.stack([np.cos(degrees), np.sin(degrees)], axis=1)
-    assert same(finch(x), [np.array([0, 0, 1, 1])])
-
-
-def test_no_row_gives_no_partition():
-    """And one row gives one cluster."""
-    assert finch(np.zeros((0, 4))) == []
-    assert same(finch(np.ones((1, 4))), [np.array([0])])
-
-
-@given(rows_to_cluster(least=2, most=3))
-def test_two_or_three_rows_are_one_cluster(x):
-    assert same(finch(x), [np.zeros(len(x), int)])
-
-
-@given(rows_to_cluster(least=2))
-def test_no_cluster_has_fewer_than_two_rows(x):
-    assert all(np.bincount(p).min() >= 2 for p in finch(x))
-
-
-@given(rows_to_cluster(least=2))
-def test_a_later_partition_never_splits_a_cluster(x):
-    """It is coarser, and each cluster lies in one of its clusters."""
-    partitions = finch(x)
-    for fine, coarse in zip(partitions, partitions[1:]):
-        assert coarse.max() < fine.max()
-        # each fine cluster lies in one coarse cluster
-        assert len(set(zip(fine, coarse))) == fine.max() + 1
-
-
-@given(rows_to_cluster(least=4))
-def test_one_cluster_is_an_answer_only_at_first(x):
-    """It ends in one cluster only where it starts there."""
-    assert all(p.max() > 0 for p in finch(x)[1:])
-
-
-@given(rows_to_cluster(least=1))
-def test_labels_count_up_as_they_first_appear(x):
-    for partition in finch(x):
-        assert list(dict.fromkeys(partition.tolist())) == list(range(partition.max() + 1))
-
-
-@given(rows_to_cluster(least=1), st.integers(-900, 990))
-def test_scaling_by_a_power_of_two_changes_nothing(x, power):
-    # Exact in floating point. The squares of such rows overflow
-    # or vanish, so lengths cannot be taken naively either.
-    assert same(finch(x * 2.0**power), finch(x))
-
-
-@given(SEEDS, st.integers(4, 30))
-def test_only_the_angles_of_the_rows_count(seed, n):
-    """Each row may have its own length."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((n, 5))
-    # Powers of two: the scaled row has the very same direction.
-    # Later partitions are of means, where lengths do count.
-    lengths = 2.0 ** rng.integers(-8, 9, (n, 1))
-    np.testing.assert_array_equal(finch(x * lengths)[0], finch(x)[0])
 
 
 @given(rows_to_cluster(), st.integers(1, 70))
@@ -206,27 +138,6 @@ def test_memory_grows_as_rows_times_blocks(kind):
     assert peak < few < 8 * n * n / 50  # and all similarities would be 537 MB
 
 
-@given(rows_to_cluster())
-def test_the_input_is_left_as_it_was(x):
-    before = x.copy()
-    finch(x)
-    np.testing.assert_array_equal(x, before)
-
-
-@given(rows_to_cluster(least=1))
-def test_float32_rows_are_clustered_as_in_float64(x):
-    assert same(finch(x.astype(np.float32)), finch(x.astype(np.float32).astype(np.float64)))
-
-
-def test_of_equally_similar_neighbours_the_lowest_row_wins():
-    # Row 2 is as similar to rows 0 and 1 (cosine 0.6 each):
-    # it goes to row 0. Rows 3 and 4 keep row 1 apart from row 0.
-    x = np.array(
-        [[1, 0, 0.0], [0, 1, 0], [0.6, 0.6, 0.529150262212918], [0, 1, -0.1], [0, 1, -0.2]]
-    )
-    np.testing.assert_array_equal(finch(x)[0], [0, 1, 0, 1, 1])
-
-
 @pytest.mark.parametrize(
     "x", [np.array([[1.0, np.nan]]), np.array([[np.inf, 1.0]]), np.ones(3), np.ones((4, 2, 2))]
 )
@@ -234,58 +145,6 @@ def test_rows_that_are_no_finite_table_are_refused(x):
     """Numbers have to be finite, and the shape [n,d]."""
     with pytest.raises(ValueError, match="finite"):
         finch(x)
-
-
-@pytest.fixture(scope="module")
-def authors_finch():
-    """FINCH of the package finch-clust.
-
-    It is imported as `finch` too, so it takes our module's place for a moment.
-    """
-    try:
-        found = importlib.metadata.distribution("finch-clust").locate_file("finch/__init__.py")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("the authors' package is not installed: pip install finch-clust scikit-learn")
-    spec = importlib.util.spec_from_file_location(
-        "finch", found, submodule_search_locations=[str(found.parent)]
-    )
-    ours, theirs = sys.modules["finch"], importlib.util.module_from_spec(spec)
-    sys.modules["finch"] = theirs
-    try:
-        spec.loader.exec_module(theirs)
-    finally:
-        for name in [name for name in sys.modules if name.startswith("finch.")]:
-            del sys.modules[name]
-        sys.modules["finch"] = ours
-    return theirs.FINCH
-
-
-@pytest.mark.filterwarnings("ignore")
-@given(seed=SEEDS, n=st.integers(4, 60), d=st.integers(2, 16))
-def test_the_authors_package_finds_the_same_clusters(authors_finch, seed, n, d):
-    x = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
-    ours = finch(x)
-    # It crashes or counts wrongly on a single cluster,
-    # and keeps similarities in float32, whose spacing is 2^-24 near 1.
-    assume(ours[0].max() > 0 and well_apart(x, ours))
-    theirs, _, _ = authors_finch(x, ensure_early_exit=False, verbose=False)
-    theirs = theirs.T
-    assert len(theirs) == len(ours)
-    for a, b in zip(ours, theirs):
-        np.testing.assert_array_equal(a[:, None] == a, b[:, None] == b)
-
-
-def well_apart(x, partitions):
-    """Whether float32 leaves no doubt about any first neighbour.
-
-    The best and the second best differ by 16 spacings.
-    """
-    for rows in [x] + [finch_module.cluster_means(x, p) for p in partitions if p.max() > 0]:
-        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        similarity = np.sort(unit.astype(np.float64) @ unit.T - 3 * np.eye(len(unit)), axis=1)
-        if len(rows) > 2 and (similarity[:, -1] - similarity[:, -2]).min() < 16 * 2.0**-24:
-            return False
-    return True
 
 
 def test_a_clusters_mean_is_over_its_rows():

@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import pytest
-from draws import ragged
 from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Tensor
@@ -17,6 +16,7 @@ from tiny import images_and_labels
 
 import fpl
 import oracle_np as oracle
+from lab.proof.properties.cases import ragged
 
 CFG = fpl.Config(
     clients=(2, 1, 1, 1), width=1, batch_size=4, local_epochs=2, rounds=2, lr=0.05, tau=0.5

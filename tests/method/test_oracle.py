@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from draws import SEEDS, SHAPES, loss_cases
 from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle_np as oracle
 from lab.methods import oracle as methods
+from lab.proof.properties.cases import SEEDS, SHAPES, loss_cases
 
 U = 2.0**-53
 
