@@ -7,13 +7,13 @@ zero, and others do not. So either is right.
 import mindspore as ms
 import numpy as np
 import pytest
-from draws import SEEDS
 from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Tensor, ops
 
 import fpl
 import oracle_np as oracle
+from lab.proof.properties.cases import SEEDS
 
 U = 2.0**-24  # float32's unit rounding error
 LEAST = 2.0**-126
