@@ -76,9 +76,9 @@ class Workers:
         self.number, self.cfg, self.folder = number, cfg, folder
         self.state, self.state_file = None, None
         self.files = {}  # id of images -> their file
-        self.begin()
+        self.start()
 
-    def begin(self):
+    def start(self):
         context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
         self.pool = concurrent.futures.ProcessPoolExecutor(
             self.number, context, begin, (self.folder, self.cfg)
@@ -120,7 +120,7 @@ class Workers:
                         )
                     tries += 1
                     self.end()
-                    self.begin()
+                    self.start()
                     again = [j for j in largest_first if j in futures and lost(futures[j])]
                     futures |= {j: self.submit(function, items[j], done) for j in again}
                 yield futures.pop(i).result()
