@@ -11,7 +11,10 @@ from lab.many import cluster, processes
 from lab.shell.cores import granted, memory
 from lab.shell.words import plural
 
-WORKER_MEMORY = 0.9e9  # bytes, at width 64 with batches of 64 images
+
+def worker_memory(width):
+    """Bytes of a worker at its peak: 0.98e9 at width 8 and 1.56e9 at width 64, measured."""
+    return 0.95e9 + 11e6 * width
 
 
 def loop(function, items, done=lambda: None):
@@ -22,22 +25,22 @@ def loop(function, items, done=lambda: None):
         yield result
 
 
-def chosen(name, turns, device="CPU"):
+def chosen(name, turns, cfg):
     """The engine's name, its number of workers, and the line that says so.
 
     name: what --engine says, or None; turns: clients that train in a round.
     """
     cores, room = granted(), memory()
-    fit = max(1, int(room / WORKER_MEMORY)) if room else cores
+    fit = cores if room is None else max(1, int(room / worker_memory(cfg.width)))
     workers = min(cores, turns, fit)
     if name is None:
-        name = "processes" if workers > 1 and device == "CPU" else "loop"
+        name = "processes" if workers > 1 and cfg.device == "CPU" else "loop"
     if name == "loop":
         return name, 1, "engine loop: clients train one after another, in this process"
     if name == "ray" and "RAY_ADDRESS" in os.environ:
         return name, None, f"engine ray: the cluster at {os.environ['RAY_ADDRESS']}"
     why = f"{plural(cores, 'core')}, {plural(turns, 'client')} a round"
-    if room:
+    if room is not None:
         why += f", {room / 1e9:.1f} GB of free memory"
     return name, workers, f"engine {name}: {plural(workers, 'worker')} ({why})"
 

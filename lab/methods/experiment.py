@@ -223,7 +223,7 @@ def run_all(command, table, description, argv):
         for line in screen.lacking(share_out(data_sets[0], dataclasses.replace(cfg, seed=seed))):
             print(f"seed {seed}: {line}")
     steps = cfg.rounds * len(fpl.participants(cfg, len(clients), 1))
-    name, workers, line = engines.chosen(engine_name, steps // cfg.rounds, cfg.device)
+    name, workers, line = engines.chosen(engine_name, steps // cfg.rounds, cfg)
     with engines.opened(name, workers) as engine:
         with locked(folder, wait=True):
             if not os.path.lexists(f"{folder}/config.json"):

@@ -324,7 +324,7 @@ def by_engine(work, engine):
 
 def all_cores(work):
     """The default engine of this machine, opened, for that round."""
-    name, workers, _ = engines.chosen(None, len(work.clients))
+    name, workers, _ = engines.chosen(None, len(work.clients), work.cfg)
     return engines.opened(name, workers, work.cfg)
 
 

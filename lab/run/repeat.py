@@ -129,7 +129,7 @@ def train_again(again, record, cfg, method, data, folder):
     now["command"] = "repeat"  # so that only a folder of this command is gone on with
     clients, tests, part = share_out(train, cfg), test_sets(tests, cfg), f"{again}.part"
     turns = len(fpl.participants(cfg, len(clients), 1))
-    name, workers, line = engines.chosen(None, turns, cfg.device)
+    name, workers, line = engines.chosen(None, turns, cfg)
     print(line, flush=True)
     with alone_in(part), engines.opened(name, workers) as engine:
         start, logs = checkpoint.resume(part, now)

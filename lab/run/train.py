@@ -62,7 +62,7 @@ def train_in(folder, cfg, options, logs):
     """
     use_device(cfg.device)
     turns = len(fpl.participants(cfg, sum(cfg.clients), 1))
-    name, workers, line = engines.chosen(options.get("engine"), turns, cfg.device)
+    name, workers, line = engines.chosen(options.get("engine"), turns, cfg)
     with engines.opened(name, workers, cfg) as engine:  # first: its workers compile
         train, tests, sources = load(cfg.task, options.get("data"))
         clients, tests = share_out(train, cfg), test_sets(tests, cfg)

@@ -379,8 +379,9 @@ def test_the_bar_counts_clients_only():
 def test_processes_are_the_default_where_they_help(monkeypatch, cores, free, turns, device, name):
     monkeypatch.setattr(engines, "granted", lambda: cores)
     monkeypatch.setattr(engines, "memory", lambda: free)
-    assert engines.chosen(None, turns, device)[0] == name
-    assert engines.chosen("loop", turns, device)[0] == "loop"
+    cfg = dataclasses.replace(TINY, device=device)
+    assert engines.chosen(None, turns, cfg)[0] == name
+    assert engines.chosen("loop", turns, cfg)[0] == "loop"
 
 
 @pytest.mark.parametrize(
@@ -391,7 +392,7 @@ def test_workers_fit_cores_clients_and_memory(monkeypatch, cores, free, turns, w
     monkeypatch.setattr(engines, "memory", lambda: free)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for name in (None, "processes", "ray"):
-        _, found, line = engines.chosen(name, turns)
+        _, found, line = engines.chosen(name, turns, TINY)
         assert found == workers
         assert f"{workers} workers ({cores} cores, {turns} clients a round" in line
 
