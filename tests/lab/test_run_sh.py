@@ -25,8 +25,9 @@ COMMANDS = (
 
 # Passes -c on to the real Python, makes a "venv" by copying itself, and logs all else.
 FAKE_PYTHON = f"""#!/usr/bin/env bash
+[[ "$1 ${{2:-}}" != "-I -m" ]] || shift
 case "$1 ${{2:-}}" in
-    "-c "* | "-I -c") exec "{sys.executable}" "$@" ;;
+    "-I -c") exec "{sys.executable}" "$@" ;;
     "-m venv") mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python" ;;
     "-m pip")
         [[ "$3" != --version ]] || exit 0
@@ -56,7 +57,7 @@ def door(tmp_path):
     clean = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("HYPOTHESIS_PROFILE", "FPL_PYTHON", "FLWR_HOME")
+        if name not in ("FPL_PYTHON", "FPL_VENV", "FLWR_HOME")
     }
 
     def call(*arguments, script=root / "run.sh", **environment):
@@ -190,7 +191,7 @@ def test_flower_has_packages_and_path_of_its_own(door):
     tool.chmod(0o755)
     result = door("flower", "flwr", "run", "a b", PYTHONPATH="/else")
     assert result.returncode == 0, result.stderr
-    assert result.stdout == f"{door.root}:/else|{door.root}/.flower|run|a b|"
+    assert result.stdout == f"{door.root}|{door.root}/.flower|run|a b|"
     assert (
         not (door.root / ".venv").exists() and (door.root / ".venv-flower" / "installed").exists()
     )
