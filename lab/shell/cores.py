@@ -1,4 +1,4 @@
-"""What of the machine this process may use: its cores and its memory, as a container grants them."""
+"""What of the machine a process may use: its cores and memory, as a container grants them."""
 
 import math
 import os

@@ -47,7 +47,7 @@ def remove(*beginnings):
 def short_folder(longest=30):
     """The folder of temporary files, or /tmp where that one's path is too long for Ray's sockets.
 
-    A socket's path has at most 107 letters. Ray's own part of it has 64 and ours, /fpl-xxxxxxxx, 13.
+    A socket's path has at most 107 letters, of which Ray adds 64 and our folder 13.
     """
     folder = tempfile.gettempdir()
     return "/tmp" if len(folder) > longest and os.access("/tmp", os.W_OK | os.X_OK) else folder

@@ -207,7 +207,7 @@ def test_a_python_that_cannot_be_used_is_named(door):
 def test_no_python_at_all_is_one_line(door, tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("bash", "cat", "dirname", "readlink", "env", "rm", "mv", "flock"):
+    for tool in ("bash", "cat", "dirname", "readlink", "env", "rm", "mv", "mkdir", "flock"):
         if shutil.which(tool):
             (tools / tool).symlink_to(shutil.which(tool))
     result = door("digits", FPL_PYTHON="", PATH=str(tools))
