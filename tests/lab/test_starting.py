@@ -221,7 +221,8 @@ def test_settings_of_matplotlib_stay_unread(program, tmp_path):
 
 @pytest.mark.slow
 def test_a_hostile_environment_leaves_the_same_bytes(program):
-    small = "--rounds 1 --local-epochs 1 --width 2 --test-images 50 --clients 1,1,1,1".split()
+    small = ["--rounds", "1", "--local-epochs", "1", "--width", "2", "--test-images", "50"]
+    small += ["--clients", "1,1,1,1"]
     assert program(arguments=["digits", *small, "--name", "quiet"]).returncode == 0
     (program.caller / "matplotlibrc").write_text("text.usetex: True\nfigure.facecolor: red\n")
     done = program(arguments=["digits", *small, "--name", "hostile"], **HOSTILE)
