@@ -37,7 +37,11 @@ case "$1 ${{2:-}}" in
         env >"$FAKE_LOG.pip"
         exit "${{FAKE_PIP_STATUS:-0}}"
         ;;
-    *) env >"$FAKE_LOG.last"; printf '%s|' "$PWD" "${{HYPOTHESIS_PROFILE:-}}" "$@" >>"$FAKE_LOG"; echo >>"$FAKE_LOG" ;;
+    *)
+        env >"$FAKE_LOG.last"
+        printf '%s|' "$PWD" "${{HYPOTHESIS_PROFILE:-}}" "$@" >>"$FAKE_LOG"
+        echo >>"$FAKE_LOG"
+        ;;
 esac
 """
 
