@@ -118,7 +118,7 @@ installed() {
 }
 
 pip() {
-    "$python" -I -m pip install -q --disable-pip-version-check --target= --prefix= -r "$1" >&2
+    "$python" -I -m pip install -q --disable-pip-version-check -r "$1" >&2
 }
 
 # The stamp goes before anything changes and comes back last: an interrupted install never counts.
