@@ -23,7 +23,7 @@ def mended(text, python):
 
 
 def main(folder):
-    programs = Path(folder, "bin")
+    programs = Path(folder, "bin").absolute()
     for path in programs.iterdir():
         if path.is_file() and not path.is_symlink() and os.access(path, os.W_OK):
             text = path.read_bytes()

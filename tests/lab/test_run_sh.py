@@ -30,7 +30,10 @@ FAKE_PYTHON = f"""#!/usr/bin/env bash
 [[ "$1 ${{2:-}}" != "-I -m" ]] || shift
 case "$1 ${{2:-}}" in
     "-I -c") exec "{sys.executable}" "$@" ;;
-    "-m venv") mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python" ;;
+    "-m venv")
+        [[ "$*" != *--clear* ]] || rm -rf "${{@: -1}}"
+        mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python"
+        ;;
     "-m pip")
         [[ "$3" != --version ]] || exit 0
         echo "pip $PWD" >>"$FAKE_LOG"
