@@ -56,11 +56,17 @@ settings.register_profile(
     **common,
 )
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
-if PROFILE not in ("default", "deep", "mutants"):
-    pytest.exit(
-        f"HYPOTHESIS_PROFILE is {PROFILE}; it must be default, deep or mutants: unset it", 2
-    )
-settings.load_profile(PROFILE)
+PROFILES = ("default", "deep", "mutants")
+if PROFILE in PROFILES:
+    settings.load_profile(PROFILE)
+
+
+def pytest_configure(config):
+    if PROFILE not in PROFILES:
+        raise pytest.UsageError(
+            f"HYPOTHESIS_PROFILE is {PROFILE}; it must be {', '.join(PROFILES)}, or not be set"
+        )
+
 
 DEEP_ROWS = pytest.StashKey()
 
