@@ -13,7 +13,6 @@ import sys
 import tempfile
 import weakref
 
-from lab.shell.environment import short_folder
 from lab.shell.errors import InputError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -95,7 +94,7 @@ def opened(address, workers):
     address "local": a cluster of its own, of that many workers.
     """
     with (
-        tempfile.TemporaryDirectory("", "fpl-", short_folder(), True) as folder,
+        tempfile.TemporaryDirectory(prefix="fpl-", ignore_cleanup_errors=True) as folder,
         contextlib.ExitStack() as stack,
     ):
         os.environ.update(
