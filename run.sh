@@ -1,10 +1,32 @@
 #!/usr/bin/env bash
 # The one door: makes .venv beside this file once, then runs a command where the caller stands.
+if [ -z "${BASH_VERSION:-}" ]; then
+    echo "run.sh: this is for bash, give the same command with it: bash run.sh digits" >&2
+    exit 2
+fi
 set -euo pipefail
 
-file="$(readlink -f -- "${BASH_SOURCE[0]}")"  # itself, should a link have led here
-root="$(dirname -- "$file")"
-venv="$root/.venv"
+# Of what is inherited only what docs/machines.md lists reaches Python, pip and the checks.
+unset BASH_ENV CDPATH CI PY_COLORS __PYVENV_LAUNCHER__
+for name in "${!PYTHON@}" "${!PIP_@}" "${!PYTEST_@}" "${!HYPOTHESIS_@}" "${!RUFF_@}" "${!MS_@}" \
+    "${!MINDSPORE_@}" "${!GLOG_@}" "${!ONEDNN_@}" "${!DNNL_@}" "${!MPL@}"; do
+    case "$name" in  # where pip finds packages is the user's to say
+        PIP_*INDEX* | PIP_*CERT | PIP_*CACHE_DIR | PIP_*TIMEOUT | PIP_FIND_LINKS | PIP_TRUSTED_HOST | \
+            PIP_PROXY | PIP_RETRIES | PIP_CONFIG_FILE | PIP_KEYRING_PROVIDER) ;;
+        *) unset "$name" ;;
+    esac
+done
+export PIP_USER=0  # over a file of pip's settings
+
+file="${BASH_SOURCE[0]}"
+while [[ -L "$file" ]]; do  # links may have led here
+    link="$(readlink -- "$file")"
+    [[ "$link" == /* ]] || link="$(dirname -- "$file")/$link"
+    file="$link"
+done
+root="$(cd -- "$(dirname -- "$file")" && pwd -P)"
+venv="${FPL_VENV:-$root/.venv}"
+[[ "$venv" == /* ]] || venv="$PWD/$venv"
 python="$venv/bin/python"
 stamp="$venv/installed"  # sha256 of the requirements that are fully installed
 requirements="$root/requirements.txt"
@@ -29,7 +51,8 @@ usage: ./run.sh COMMAND [OPTIONS]
   flower   flower-superlink, flower-supernode or flwr: clients that keep their data, see docs/machines.md
 
 ./run.sh COMMAND --help lists the options. The first call installs the packages into .venv (about 2.8 GB, minutes).
-FPL_PYTHON=/path/to/python chooses the Python (3.10, 3.11 or 3.12) that .venv is made from.
+FPL_PYTHON=/path/to/python chooses the Python (3.10, 3.11 or 3.12) that .venv is made from,
+FPL_VENV=/path/to/folder another place for .venv.
 TEXT
 }
 
@@ -38,33 +61,40 @@ fail() {
     exit "${2:-2}"
 }
 
-# ensurepip: Debian ships Python without it, and venv fails half-way then.
+# Debian ships Python without ensurepip, and venv fails half-way then. A Python that was built where
+# the headers were missing lacks bz2, ctypes, ssl or zlib, which the packages need.
 usable() {
-    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
-        >/dev/null 2>&1
+    "$1" -I -c 'import sys, venv, ensurepip, bz2, ctypes, ssl, zlib
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
 }
 
 version() {
-    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+    "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+# Without --clear: what is installed stays, whatever was wrong with the Python that it had.
+venv_from() {
+    version "$venv/bin/python" >/dev/null || rm -f -- "$venv"/bin/python*  # links to one that is gone
+    "$1" -I -m venv "$venv"
 }
 
 make_venv() {
     if [[ -n "${FPL_PYTHON:-}" ]]; then
         usable "$FPL_PYTHON" ||
-            fail "FPL_PYTHON is $FPL_PYTHON; it must be a Python 3.10, 3.11 or 3.12 with venv and ensurepip"
-        "$FPL_PYTHON" -m venv --clear "$venv"
+            fail "FPL_PYTHON is $FPL_PYTHON; it must be a Python 3.10, 3.11 or 3.12 with venv, ensurepip and bz2"
+        venv_from "$FPL_PYTHON"
         return
     fi
     local candidate
     for candidate in python3.11 python3.12 python3.10 python3 python; do
         if usable "$candidate"; then
-            "$candidate" -m venv --clear "$venv"
+            venv_from "$candidate"
             return
         fi
     done
     command -v uv >/dev/null || fail "found no Python 3.10, 3.11 or 3.12 with venv \
 (Debian, Ubuntu: apt install python3.11-venv); install one, or uv, or set FPL_PYTHON"
-    uv venv --clear --seed --python 3.11 "$venv" >&2
+    uv venv -q --allow-existing --seed --python 3.11 "$venv" >&2
 }
 
 check_venv() {
@@ -72,16 +102,16 @@ check_venv() {
     have="$(version "$python")" || return 0  # none yet, or broken: make_venv
     case "$have" in
         3.10 | 3.11 | 3.12) ;;
-        *) fail ".venv holds Python $have; it must be 3.10, 3.11 or 3.12: remove $venv and call again" ;;
+        *) fail "$venv holds Python $have; it must be 3.10, 3.11 or 3.12: move it away and call again" ;;
     esac
     if [[ -n "${FPL_PYTHON:-}" && "$(version "$FPL_PYTHON")" != "$have" ]]; then
-        fail ".venv holds Python $have, FPL_PYTHON is $FPL_PYTHON: \
-remove $venv and call again, or unset FPL_PYTHON"
+        fail "$venv holds Python $have, FPL_PYTHON is $FPL_PYTHON: \
+unset FPL_PYTHON, or let FPL_VENV name another folder"
     fi
 }
 
 wanted() {
-    "$python" -c 'import hashlib, sys
+    "$python" -I -c 'import hashlib, sys
 print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$requirements"
 }
 
@@ -90,7 +120,7 @@ installed() {
 }
 
 pip() {
-    "$python" -m pip install --disable-pip-version-check -r "$1" >&2
+    "$python" -I -m pip install -q --disable-pip-version-check -r "$1" >&2
 }
 
 # The stamp goes before anything changes and comes back last: an interrupted install never counts.
@@ -99,22 +129,24 @@ install() {
         fail "$requirements is missing; run.sh stays in its checkout, a link to it may stand anywhere"
     check_venv
     installed && return
+    mkdir -p -- "$venv" 2>/dev/null && [[ -w "$venv" ]] ||
+        fail "$venv cannot be written; FPL_VENV=/path/to/folder chooses another place for it"
     if command -v flock >/dev/null; then
-        exec 9>"$venv.lock"
-        flock 9
+        exec 9>"$venv/lock"
+        flock 9 || true  # some file systems have no locks
         installed && { exec 9>&-; return; }  # another call did it meanwhile
     fi
     rm -f -- "$stamp"
-    if ! "$python" -m pip --version >/dev/null 2>&1; then
+    if ! "$python" -I -m pip --version >/dev/null 2>&1; then
         echo "run.sh: making $venv" >&2
         make_venv
     fi
-    echo "run.sh: installing ${requirements##*/} into $venv (once)" >&2
+    echo "run.sh: installing ${requirements##*/} into $venv (once, about 3 GB, minutes)" >&2
     pip "$requirements" ||
         fail "the packages could not be installed, see above; call again to go on" 1
     wanted >"$stamp.part"
     mv -- "$stamp.part" "$stamp"
-    [[ ! -e "$venv.lock" ]] || exec 9>&-  # or the training would hold the lock
+    [[ ! -e "$venv/lock" ]] || exec 9>&-  # or the training would hold the lock
 }
 
 # -I: no package called lab or fpl on PYTHONPATH or in the caller's folder takes the place of these.
@@ -145,12 +177,17 @@ case "$command" in
             *) fail "flower is followed by '${1:-}'; it must be flower-superlink, flower-supernode or flwr, \
 with their options: see docs/machines.md" ;;
         esac
-        venv="$root/.venv-flower"
+        venv="$venv-flower"
         python="$venv/bin/python" stamp="$venv/installed" requirements="$root/requirements-flower.txt"
         install
+        # Its programs name the folder that they were installed in, which may have been moved.
+        "$python" -I "$root/lab/shell/mend.py" "$venv"
         export PATH="$venv/bin:$PATH" FLWR_HOME="${FLWR_HOME:-$root/.flower}"
         # Flower's own programs import lab/many/flower, and fpl.py, from here.
-        export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+        export PYTHONPATH="$root"
+        # A proxy cannot reach what is on this machine itself.
+        export NO_PROXY="${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost" \
+            no_proxy="${no_proxy:+$no_proxy,}127.0.0.1,localhost"
         # Nothing goes to Flower's makers.
         export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
         # flwr loads protobuf first, and MindSpore 2.9.0 fails with its compiled form.

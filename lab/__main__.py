@@ -34,13 +34,15 @@ def chosen(command="", *arguments):
         sys.exit(2)
     if command in ("digits", "office"):
         arguments = command, *arguments
+    from lab.shell import plotting  # noqa: F401  (before any other imports matplotlib)
+
     return importlib.import_module(COMMANDS[command]).main, list(arguments)
 
 
 if __name__ == "__main__":
     sys.path.insert(0, ROOT)
 
-    from lab.shell import starting  # noqa: F401, I001  (first: it guards the seconds of loading)
+    from lab.shell import starting  # noqa: F401, I001  (first: it guards what is loaded)
     from lab.shell.program import as_program
 
     main, arguments = chosen(*sys.argv[1:])

@@ -12,22 +12,29 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-# One thread is as fast as two on networks this small,
-# and a busy neighbour does not make the suite ten times slower.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# Each of pytest-xdist's workers has a core of its own,
-# and so has all that it starts: MindSpore's threads wait by spinning.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
-# fpl.py sets it too, but some test files import MindSpore before
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-
 # tests/ for tiny.py and the like. The root comes before it, and before
 # what is installed: the package finch-clust is imported as `finch` too.
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+
+from lab.shell import environment  # noqa: E402
+
+# What the packages would read goes; PYTEST_*, HYPOTHESIS_* and PYTHON* are run.sh's to remove.
+environment.remove(*environment.OF_PACKAGES)
+os.environ["MATPLOTLIBRC"] = os.devnull
+
+# One thread is as fast as two on networks this small,
+# and a busy neighbour does not make the suite ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# fpl.py sets it too, but some test files import MindSpore before
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+
+# Each of pytest-xdist's workers has a core of its own,
+# and so has all that it starts: MindSpore's threads wait by spinning.
+worker = os.environ.get("PYTEST_XDIST_WORKER")
+if worker and hasattr(os, "sched_setaffinity"):  # not on macOS
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 # MindSpore prepares every operator for every new shape,
 # so the first examples are slow: there is no deadline, and no complaint.
@@ -36,8 +43,10 @@ common = {
     "print_blob": True,
     "suppress_health_check": [HealthCheck.too_slow],
 }
+# Where CI is set hypothesis begins with a profile that derandomizes; ours do not begin with it.
+common["parent"] = settings.get_profile("default")
 settings.register_profile("default", max_examples=60, derandomize=True, **common)
-settings.register_profile("deep", max_examples=10_000, **common)
+settings.register_profile("deep", max_examples=10_000, derandomize=False, **common)
 settings.register_profile(
     "mutants",
     max_examples=60,
@@ -47,7 +56,17 @@ settings.register_profile(
     **common,
 )
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
-settings.load_profile(PROFILE)
+PROFILES = ("default", "deep", "mutants")
+if PROFILE in PROFILES:
+    settings.load_profile(PROFILE)
+
+
+def pytest_configure(config):
+    if PROFILE not in PROFILES:
+        raise pytest.UsageError(
+            f"HYPOTHESIS_PROFILE is {PROFILE}; it must be {', '.join(PROFILES)}, or not be set"
+        )
+
 
 DEEP_ROWS = pytest.StashKey()
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import weakref
 
+from lab.shell import environment
 from lab.shell.errors import InputError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -94,7 +95,9 @@ def opened(address, workers):
     address "local": a cluster of its own, of that many workers.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="fpl-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(
+            prefix="fpl-", dir=environment.short_folder(), ignore_cleanup_errors=True
+        ) as folder,
         contextlib.ExitStack() as stack,
     ):
         os.environ.update(

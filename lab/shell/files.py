@@ -26,6 +26,10 @@ def write_whole(path, write):
     os.replace(part, path)
 
 
+# What file systems without locks answer; EBADF: NFS, which locks only what is open for writing.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+
+
 @contextlib.contextmanager
 def locked(folder, wait):
     """Whether this process alone holds the folder, made if need be, until the end of the `with`."""
@@ -42,6 +46,10 @@ def locked(folder, wait):
         mine = True
     except BlockingIOError:
         mine = False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        mine = True
     try:
         yield mine
     finally:

@@ -1,5 +1,6 @@
 """A command as a program: its exit status, its signals, and what goes wrong as one line."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -47,8 +48,19 @@ def guarded(command, argv, stopped="Stopped.", prefix="fpl: "):
         tell(error)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{stopped}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            print(f"\n{stopped}", file=sys.stderr)
         return 130
+
+
+def endings():
+    """The signals that end a run: Ctrl-C, SIGTERM, and SIGHUP of a terminal that was closed.
+
+    nohup has SIGHUP ignored, and so it stays; Windows has none.
+    """
+    hangup = getattr(signal, "SIGHUP", None)
+    asked = hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([hangup] if asked else [])]
 
 
 def interrupter():
@@ -80,15 +92,15 @@ def as_program(main):
         stream.reconfigure(errors="backslashreplace")
     # Once it has compiled, MindSpore answers Ctrl-C (SIGINT) by sending its own process SIGTERM.
     handler = interrupter()
-    signal.signal(signal.SIGTERM, handler)
-    signal.signal(signal.SIGINT, handler)
+    for number in endings():
+        signal.signal(number, handler)
     try:
         status = main()
     except SystemExit as stop:  # --help
         status = stop.code
     except KeyboardInterrupt:  # while main told of the first one
         status = 130
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in endings():
         # The packages would tell in many lines that their ending was interrupted.
         signal.signal(number, signal.SIG_IGN)
     try:

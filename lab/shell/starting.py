@@ -10,6 +10,9 @@ import signal
 import sys
 import warnings
 
+from lab.shell import environment
+from lab.shell.program import endings
+
 
 def stopped(number, frame):
     """Ctrl-C while C++ code loads: an exception in its midst would abort the process."""
@@ -19,7 +22,7 @@ def stopped(number, frame):
         os._exit(130)
 
 
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in endings():
     signal.signal(number, stopped)
 
 try:
@@ -32,13 +35,12 @@ except OSError as error:
     )
     sys.exit(2)
 
+environment.settle()
 # What OpenMP and MindSpore cannot use counts as not given.
 if not re.fullmatch("[1-9][0-9]{0,2}", os.environ.get("OMP_NUM_THREADS", "1")):
     del os.environ["OMP_NUM_THREADS"]
 
-# A package's warning is no error, neither here nor in the processes that this one starts. With -I
-# Python itself does not look at PYTHONWARNINGS, but those processes may.
-os.environ.pop("PYTHONWARNINGS", None)
+# A package's warning is no error.
 kept = [rule for rule in warnings.filters if rule[0] != "error"]
 if len(kept) < len(warnings.filters):
     warnings.filters[:] = kept

@@ -6,6 +6,7 @@ A copy of the code, with a stand-in for MindSpore beside it, makes it happen.
 import ast
 import importlib.util
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,51 @@ from pathlib import Path
 import pytest
 
 from lab.__main__ import COMMANDS
+from lab.shell import environment
 
 ROOT = Path(__file__).resolve().parents[2]
+# Each of these stops a package from loading, or changes what it computes, draws or prints.
+HOSTILE = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # as notebooks export it
+    "MATPLOTLIBRC": "/no/such/folder",
+    "MPLCONFIGDIR": "/dev/null",
+    "GLOG_v": "10",
+    "GLOG_logtostderr": "0",
+    "VLOG_v": "abc",
+    "MS_JIT": "0",
+    "MS_DEV_JIT_SYNTAX_LEVEL": "0",
+    "MS_DEV_SAVE_GRAPHS": "3",
+    "MS_ROLE": "MS_WORKER",
+    "MS_SIMULATION_LEVEL": "1",
+    "MS_KERNEL_LAUNCH_SKIP": "all",
+    "MINDSPORE_DUMP_CONFIG": "/no/such.json",
+    "RANK_ID": "abc",
+    "RANK_TABLE_FILE": "/no/such.json",
+    "OMPI_COMMAND": "python",
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "cpp",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "ONEDNN_VERBOSE": "2",
+    "OMP_NUM_THREADS": "abc",
+    "OMP_DISPLAY_ENV": "verbose",
+    "OMP_THREAD_LIMIT": "1",
+    "KMP_AFFINITY": "verbose",
+    "OPENBLAS_CORETYPE": "Prescott",
+    "NPY_DISABLE_CPU_FEATURES": "AVX2 SSE",
+    "SCIPY_ARRAY_API": "abc",
+    "SKLEARN_ASSUME_FINITE": "abc",
+    "TQDM_MININTERVAL": "abc",
+    "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "error",
+    "PYTHONSAFEPATH": "1",
+    "PYTHONHOME": "/no/such/folder",
+    "PYTHONPATH": "/no/such/folder",
+    "PYTHONOPTIMIZE": "2",
+    "PYTHONIOENCODING": "ascii:strict",
+    "PYTHONINSPECT": "1",
+    "RAY_TMPDIR": "/no/such/folder",
+    "HYPOTHESIS_PROFILE": "dev",
+    "PYTEST_ADDOPTS": "--no-such-option",
+}
 STOPPED = "\nStopped while starting; nothing was begun.\n"
 
 
@@ -29,7 +73,7 @@ def program(tmp_path):
         shutil.copy(ROOT / name, root)
     caller.mkdir()
 
-    def call(stand_in="", before="", arguments=("digits", "--tau", "0"), **environment):
+    def call(stand_in="", before="", arguments=("digits", "--tau", "0"), **given):
         if stand_in:
             (root / "mindspore").mkdir()
             (root / "mindspore" / "__init__.py").write_text(
@@ -42,7 +86,7 @@ def program(tmp_path):
             capture_output=True,
             text=True,
             timeout=120,
-            env={**os.environ, **environment},
+            env={**os.environ, **given},
         )
 
     call.caller = caller
@@ -53,7 +97,7 @@ def outcome(done):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_loading_is_one_line(number, program):
     done = program(f"os.kill(os.getpid(), {number:d}); time.sleep(20)")
     assert outcome(done) == (130, "", STOPPED)
@@ -102,9 +146,103 @@ def test_warnings_of_packages_are_no_errors(rule, program):
     assert outcome(done) == (0, "None\n", "")
 
 
+def test_nohup_stays_deaf_to_sighup(program):
+    done = program("os.kill(os.getpid(), signal.SIGHUP); print('on', flush=True)", "trap '' HUP; ")
+    assert outcome(done) == (0, "on\n", "")
+
+
+ENDING = """
+import sys, tempfile, time
+from lab.shell import program
+def wait(argv):
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+        print("ready", flush=True)
+        time.sleep(60)
+program.as_program(lambda: program.guarded(wait, []))
+"""
+
+
+def test_a_closed_terminal_ends_a_run(tmp_path):
+    """The folder of temporary files goes, though nobody can be told any more."""
+    process, terminal = pty.fork()
+    if not process:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", ENDING, str(tmp_path)])
+    assert os.read(terminal, 5) == b"ready"
+    assert len(os.listdir(tmp_path)) == 1
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
+    assert os.listdir(tmp_path) == []
+
+
+REAL = (2, "", "fpl: --tau is 0.0; it must be more than 0\n")
+
+
 def test_the_real_packages_load_without_a_line(program):
-    done = program(OMP_NUM_THREADS="abc", PYTHONWARNINGS="error")
-    assert outcome(done) == (2, "", "fpl: --tau is 0.0; it must be more than 0\n")
+    (program.caller / "matplotlibrc").write_bytes(b"\xff: no setting\n")
+    assert outcome(program(**HOSTILE)) == REAL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_hostile_variable_stops_the_packages(name, program):
+    assert outcome(program(**{name: HOSTILE[name]})) == REAL
+
+
+def test_what_a_run_starts_inherits_nothing_hostile(program):
+    found = f"[n for n, value in {HOSTILE}.items() if os.environ.get(n) == value]"
+    done = program(f"print({found}, flush=True)", **HOSTILE)
+    assert outcome(done) == (0, "[]\n", "")
+
+
+def test_what_the_docs_list_is_kept(program):
+    given = dict.fromkeys(environment.KEPT, "7") | {"http_proxy": "http://there:1", "no_proxy": "a"}
+    wanted = given | {"no_proxy": "a,127.0.0.1,localhost"}
+    names = sorted(wanted)
+    done = program(f"print(*[os.environ.get(n) for n in {names}], flush=True)", **given)
+    assert outcome(done) == (0, " ".join(wanted[name] for name in names) + "\n", "")
+    text = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
+    assert [name for name in environment.KEPT if name not in text] == []
+
+
+def test_settings_of_matplotlib_stay_unread(program, tmp_path):
+    """Neither those of the working folder nor those of the home."""
+    places = program.caller, tmp_path / ".config" / "matplotlib"
+    places[1].mkdir(parents=True)
+    for place in places:
+        (place / "matplotlibrc").write_text("text.usetex: True\n")
+    done = program(
+        "import matplotlib; print(matplotlib.rcParams['text.usetex'], os.getcwd(), flush=True)",
+        HOME=str(tmp_path),
+        XDG_CONFIG_HOME=str(tmp_path / ".config"),
+    )
+    assert outcome(done) == (0, f"False {program.caller}\n", "")
+
+
+@pytest.mark.slow
+def test_a_hostile_environment_leaves_the_same_bytes(program):
+    small = ["--rounds", "1", "--local-epochs", "1", "--width", "2", "--test-images", "50"]
+    small += ["--clients", "1,1,1,1"]
+    assert program(arguments=["digits", *small, "--name", "quiet"]).returncode == 0
+    (program.caller / "matplotlibrc").write_text("text.usetex: True\nfigure.facecolor: red\n")
+    done = program(arguments=["digits", *small, "--name", "hostile"], **HOSTILE)
+    assert done.returncode == 0 and "round" in done.stdout, done.stderr
+    runs = program.caller / "runs"
+    names = sorted(
+        path.name for path in (runs / "quiet").iterdir() if path.suffix in (".png", ".safetensors")
+    )
+    assert "model.safetensors" in names and any(name.endswith(".png") for name in names)
+    assert [
+        name
+        for name in names
+        if (runs / "quiet" / name).read_bytes() != (runs / "hostile" / name).read_bytes()
+    ] == []
+
+
+def test_a_long_temporary_folder_is_shortened(monkeypatch):
+    for folder, wanted in (("/var/tmp", "/var/tmp"), ("/" + 60 * "x", "/tmp")):
+        monkeypatch.setattr(environment.tempfile, "gettempdir", lambda folder=folder: folder)
+        assert environment.short_folder() == wanted
 
 
 @pytest.mark.parametrize("name", ["lab", "fpl", "mindspore"])
