@@ -16,7 +16,8 @@ for name in "${!PYTHON@}" "${!PIP_@}" "${!PYTEST_@}" "${!HYPOTHESIS_@}" "${!RUFF
         *) unset "$name" ;;
     esac
 done
-export PIP_USER=0  # over a file of pip's settings
+# Over a file of pip's settings.
+export PIP_USER=0 PIP_DRY_RUN=0 PIP_NO_DEPS=0 PIP_REQUIRE_HASHES=0 PIP_CONSTRAINT=/dev/null
 
 file="${BASH_SOURCE[0]}"
 while [[ -L "$file" ]]; do  # links may have led here
@@ -144,6 +145,9 @@ install() {
     echo "run.sh: installing ${requirements##*/} into $venv (once, about 3 GB, minutes)" >&2
     pip "$requirements" ||
         fail "the packages could not be installed, see above; call again to go on" 1
+    "$python" -I -c 'from importlib.metadata import version; version("mindspore")' 2>/dev/null ||
+        fail "pip installed elsewhere than into $venv; look for target or prefix in its settings: \
+$python -m pip config list" 1
     wanted >"$stamp.part"
     mv -- "$stamp.part" "$stamp"
     [[ ! -e "$venv/lock" ]] || exec 9>&-  # or the training would hold the lock

@@ -12,8 +12,8 @@ the same initial weights and the same budget.
                                       goes on with it
 
 The same command again goes on where the last one stopped.
-In several terminals at once, each call takes the runs that no other has;
-that gains nothing unless each has OMP_NUM_THREADS=1 and a core of its own (taskset).
+In several terminals at once, each call takes the runs that no other has. On one machine that gains
+nothing, since one call takes all cores.
 """
 
 import contextlib

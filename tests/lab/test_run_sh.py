@@ -31,7 +31,10 @@ COMMANDS = (
 FAKE_PYTHON = f"""#!/usr/bin/env bash
 [[ "$1 ${{2:-}}" != "-I -m" ]] || shift
 case "$1 ${{2:-}}" in
-    "-I -c") exec "{sys.executable}" "$@" ;;
+    "-I -c")
+        [[ "$3" != *mindspore* || -z "${{FAKE_ELSEWHERE:-}}" ]] || exit 1
+        exec "{sys.executable}" "$@"
+        ;;
     "-m venv")
         [[ "$*" != *--clear* ]] || rm -rf "${{@: -1}}"
         mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python"
@@ -205,6 +208,14 @@ def test_a_failed_install_starts_nothing(door):
     assert sum(line.startswith("pip") for line in door.log()) == 3
 
 
+def test_packages_installed_elsewhere_count_as_missing(door):
+    """A `target` in a file of pip's settings leaves .venv empty, and pip content."""
+    result = door("digits", FAKE_ELSEWHERE="1")
+    assert result.returncode == 1 and "pip installed elsewhere than into" in result.stderr
+    assert door("digits").returncode == 0
+    assert sum(line.startswith("pip") for line in door.log()) == 2
+
+
 @pytest.mark.parametrize(
     "given, asked",
     [
@@ -275,7 +286,7 @@ def test_the_users_variables_reach_no_step(door):
     assert door("test", **HOSTILE, **HARMLESS, PIP_USER="1").returncode == 0
     for step in ("pip", "last"):
         seen = door.seen(step)
-        assert [name for name in HOSTILE if name in seen] == []
+        assert [name for name in HOSTILE if seen.get(name) == HOSTILE[name]] == []
         assert {name: seen.get(name) for name in HARMLESS} == HARMLESS
         assert seen["PIP_USER"] == "0"
 
