@@ -123,6 +123,7 @@ def work(connection, path, given, only, examples, number):
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
     os.dup2(2, 1)  # what FILE prints is none of the verdict
+    sys.stdout.reconfigure(line_buffering=True)  # and is there when this process is ended
     try:
         module = implementation.load(path)
         settings = implementation.settings_of(module, given)

@@ -81,6 +81,11 @@ def read_record(folder, next_step):
 
     Raises InputError where no run wrote it so.
     """
+    if not os.path.lexists(f"{folder}/config.json"):
+        raise InputError(
+            f"{folder} is there, but its config.json cannot be used (there is none); "
+            f"nothing was changed: {next_step}"
+        )
     content = read_file(f"{folder}/config.json")
     try:
         record = json.loads(content.decode())

@@ -750,6 +750,7 @@ FAULTS = [
             "two_or_three_rows_are_one_cluster",
             "no_cluster_has_fewer_than_two_rows",
         },
+        {"the_order_of_the_rows_is_free"},
     ),
     Fault("finch", clusters_from_1, {"clusters_are_numbered_from_0"}),
     Fault(

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import RECORD, SMALL, arrays_of, next_state, stand_in_run
+from marks import DEEP
 from safetensors.numpy import load_file, save_file
 from tiny import TINY, tiny
 
@@ -977,8 +978,8 @@ as_program(lambda: train.main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_killed_real_runs_end_in_identical_bytes(tmp_path):
-    """They are killed at random moments: six times, with --deep twenty times."""
-    kills = 10 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 3
+    """They are killed at random moments: twice, with --deep twenty times."""
+    kills = 10 if DEEP else 1
     program = REAL.format(root=str(ROOT), tests=str(ROOT / "tests"))
     flags = [
         "digits",

@@ -14,6 +14,7 @@ import fpl  # first: it sets what MindSpore reads while it is loaded
 # isort: split
 import psutil
 import pytest
+from marks import DEEP
 from rounds import everything, some_clients
 from tiny import TINY
 
@@ -22,7 +23,6 @@ from lab.methods import baselines
 from lab.shell.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def always_killed(arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-EIGHT = list(baselines.METHODS) if DEEP else ["fpl", "feddyn"]
+EIGHT = list(baselines.METHODS) if DEEP else ["feddyn"]
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_every_method_leaves_the_loops_bytes(pool, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4] if DEEP else [2])
 def test_bytes_do_not_depend_on_the_workers(workers):
     with processes.opened(workers) as engine:
         assert everything(engine) == everything(map)

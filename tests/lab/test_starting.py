@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import with_deep
 
 from lab.__main__ import COMMANDS
 from lab.shell import environment
@@ -184,6 +185,7 @@ def test_the_real_packages_load_without_a_line(program):
 
 
 @pytest.mark.slow
+@with_deep
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_hostile_variable_stops_the_packages(name, program):
     assert outcome(program(**{name: HOSTILE[name]})) == REAL
