@@ -626,6 +626,8 @@ def measured(row):
 def bench(argv):
     """What `main` does when all goes well. Exit status 0: every row is met, 1: some are missed."""
     chosen, path = read(argv)
+    if not os.path.exists("/proc/stat"):
+        raise InputError("bench reads from /proc what other processes do; call it on Linux")
     if os.path.isdir(path):
         raise InputError(f"--csv is {path}, a folder; it must be a file to write")
     Path(path).parent.mkdir(parents=True, exist_ok=True)

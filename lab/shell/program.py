@@ -31,11 +31,11 @@ def guarded(command, argv, stopped="Stopped.", prefix="fpl: "):
         return 2
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        step = (
-            "make room, what is finished is kept"
-            if full
-            else "look at what is there, move it away and give the same command again"
-        )
+        step = "look at its rights and its disk, then give the same command again"
+        if full:
+            step = "make room, what is finished is kept"
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY):
+            step = "look at what is there, move it away and give the same command again"
         tell(f"{one_line(error)}; {step}")
         return 2
     except MemoryError as error:

@@ -12,11 +12,12 @@ from lab.shell import cores
 def cgroup(tmp_path, monkeypatch):
     """cgroup(**files): what the cgroup's folder holds; 8 cores may be run on."""
     monkeypatch.setattr(cores, "CGROUP", tmp_path)
+    monkeypatch.setattr(cores, "OWN_GROUP", tmp_path / "own")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
 
     def fill(files):
         for name, text in files.items():
-            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
 
     return fill
@@ -32,6 +33,9 @@ def cgroup(tmp_path, monkeypatch):
         ({"cpu.max": "10000 100000\n"}, 1),
         ({"cpu.max": "6400000 100000\n"}, 8),
         ({"cpu.max": ""}, 8),
+        ({"own": "0::/a/b\n", "a/cpu.max": "300000 100000\n", "a/b/cpu.max": "max 100000\n"}, 3),
+        ({"own": "1:cpu:/a\n0::/a\n", "a/cpu.max": "100000 100000\n"}, 1),
+        ({"own": "0::/\n", "a/cpu.max": "100000 100000\n"}, 8),
         ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
     ],
@@ -56,6 +60,7 @@ def test_without_affinity_all_cores_count(cgroup, monkeypatch):
         ({}, 4_096_000),
         ({"memory.max": "max\n", "memory.current": "7\n"}, 4_096_000),
         ({"memory.max": "1000\n", "memory.current": "300\n"}, 700),
+        ({"own": "0::/a/b\n", "a/memory.max": "900\n", "a/memory.current": "1\n"}, 899),
         ({"memory.max": "1000\n"}, 1000),
         ({"memory.max": "1000\n", "memory.current": "1300\n"}, 0),
         ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 4_096_000),
