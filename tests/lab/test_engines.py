@@ -121,6 +121,7 @@ def test_methods_with_memory_leave_the_loops_bytes(ray_pair):
 
 @with_ray
 @pytest.mark.slow
+@with_deep
 def test_a_worker_killed_mid_round_changes_no_byte(ray_pair, tmp_path):
     """The first worker that has client 3 (12 images) trains it, tells its pid, awaits its end."""
     told = str(tmp_path / "pid")

@@ -14,7 +14,7 @@ import fpl  # first: it sets what MindSpore reads while it is loaded
 # isort: split
 import psutil
 import pytest
-from marks import DEEP
+from marks import DEEP, with_deep
 from rounds import everything, some_clients
 from tiny import TINY
 
@@ -75,11 +75,11 @@ def always_killed(arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-EIGHT = list(baselines.METHODS) if DEEP else ["feddyn"]
+SOME = list(baselines.METHODS) if DEEP else ["feddyn"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EIGHT)
+@pytest.mark.parametrize("name", SOME)
 def test_every_method_leaves_the_loops_bytes(pool, name):
     """With --deep the eight of Table 2."""
     server_round = baselines.METHODS[name].server_round
@@ -88,8 +88,8 @@ def test_every_method_leaves_the_loops_bytes(pool, name):
     assert ("2 3 h" in found) == (name == "feddyn")  # its memory travels too
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2, 4] if DEEP else [2])
+@with_deep
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_bytes_do_not_depend_on_the_workers(workers):
     with processes.opened(workers) as engine:
         assert everything(engine) == everything(map)
