@@ -45,7 +45,6 @@ from lab.shell.errors import InputError
 from lab.shell.files import write_whole
 from lab.shell.options import read_options
 from lab.shell.program import guarded
-from lab.shell.words import plural
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 64  # Sec. 4.1
@@ -486,7 +485,7 @@ def machine():
     steered = ("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")
     there = {**versions(), **{name: os.environ[name] for name in steered if name in os.environ}}
     facts = [f"{name} {value}" for name, value in there.items()]
-    cores = plural(granted(), "core")
+    cores = words.plural(granted(), "core")
     return ", ".join([model[0] if model else platform.machine(), cores, *facts])
 
 
