@@ -1,7 +1,8 @@
 """fpl.unit on rows of every length, and CPCL at every tau, against float64.
 
 Some of MindSpore's threads take numbers below LEAST = 2^-126, float32's smallest normal one, as
-zero, and others do not. So either is right.
+zero, and others do not, and two of them may share a row. So the exact value is known only of rows
+without such numbers; the others have a test of their own.
 """
 
 import mindspore as ms
@@ -18,7 +19,7 @@ from lab.proof.properties.cases import SEEDS
 U = 2.0**-24  # float32's unit rounding error
 LEAST = 2.0**-126
 # of a row's largest entry; unit scales below 2^-48 and above 2^56
-POWERS = st.one_of(st.integers(-149, 127), st.sampled_from([-149, -127, -126, -49, -48, 55, 56]))
+POWERS = st.one_of(st.integers(-126, 127), st.sampled_from([-126, -49, -48, 55, 56]))
 WIDTHS = st.sampled_from([2, 16, 512])
 
 
@@ -44,8 +45,9 @@ def rows(seed, power, d):
     return np.float32(x * 2.0**power), np.float32(rng.standard_normal((5, d)))
 
 
-def without_subnormals(x):
-    return np.where(np.abs(x) < LEAST, 0, x)
+def normal_rows(seed, power, d):
+    x, towards = rows(seed, power, d)
+    return np.where(np.abs(x) < LEAST, np.float32(0), x), towards
 
 
 def by_hand(x, towards):
@@ -57,36 +59,33 @@ def by_hand(x, towards):
     return y, (g - y * (y * g).sum(1, keepdims=True)) / length, np.linalg.norm(g, axis=1) / length.T
 
 
-def one_of(*holds):
-    """Whether one of two arrays of truths is true, row by row."""
-    return np.logical_or(*(all_true.all(axis=1) for all_true in holds)).all()
-
-
 @given(SEEDS, POWERS, WIDTHS)
 def test_a_row_of_any_length_becomes_one(seed, power, d):
-    x, towards = rows(seed, power, d)
-    y = compiled(Tensor(x), Tensor(towards))[0].asnumpy()
+    x, towards = normal_rows(seed, power, d)
+    y, want = compiled(Tensor(x), Tensor(towards))[0].asnumpy(), by_hand(x, towards)[0]
     # d squares and additions of one sign, a root and a quotient; what is below LEAST may be zero.
-    rtol, atol = (d / 2 + 4) * U, 2.0**-54
-    want, coarse = by_hand(x, towards)[0], by_hand(without_subnormals(x), towards)[0]
-    assert one_of(*(np.abs(y - right) <= rtol * np.abs(right) + atol for right in (want, coarse)))
+    np.testing.assert_allclose(y, want, rtol=(d / 2 + 4) * U, atol=2.0**-54)
 
 
 @given(SEEDS, POWERS, WIDTHS)
 def test_the_gradient_is_right_at_any_length(seed, power, d):
     """As long as float32 holds |g| / |x|, of which the gradient is a part."""
-    x, towards = rows(seed, power, d)
+    x, towards = normal_rows(seed, power, d)
     gradient = compiled(Tensor(x), Tensor(towards))[1].asnumpy()
-    held, holds = np.ones(5, bool), []
-    for exact in (x, without_subnormals(x)):
-        _, want, most = by_hand(exact, towards)
-        held &= most[0] < 2.0**126
-        # Of the two terms, of at most |g| / |x| each, <y, g> is a sum of d products. What is below
-        # LEAST may be zero.
-        bound = (2 * d + 16) * U * most.T + 2 * LEAST
-        with np.errstate(invalid="ignore", over="ignore"):
-            holds.append(np.abs(gradient - want) <= bound)
-    assert one_of(*(some[held] for some in holds))
+    _, want, most = by_hand(x, towards)
+    held = most[0] < 2.0**126
+    # Of the two terms, of at most |g| / |x| each, <y, g> is a sum of d products. What is below
+    # LEAST may be zero.
+    bound = (2 * d + 16) * U * most.T + 2 * LEAST
+    assert (np.abs(gradient - want) <= bound)[held].all()
+
+
+@given(SEEDS, st.integers(-149, -118), WIDTHS)
+def test_rows_with_subnormal_numbers_stay_finite(seed, power, d):
+    x, towards = rows(seed, power, d)
+    y, gradient = (part.asnumpy() for part in compiled(Tensor(x), Tensor(towards)))
+    assert np.isfinite(y).all() and (y * x >= 0).all()
+    assert np.isfinite(gradient[by_hand(x, towards)[2][0] < 2.0**126]).all()
 
 
 def plain(x):
