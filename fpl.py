@@ -62,10 +62,12 @@ if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and len(thread
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The numbers of a run, by default of Sec. 4.1. Where sources disagree, "text" is the paper's
-    running text and "code" the released code. Only lab/ reads task, test_images and device."""
+    text and "code" the released code. Only lab/ reads task, alpha, size, test_images, device."""
     task: str = "digits"            # the set of domains, here MNIST, USPS, SVHN and SYN
+    classes: int = 10               # K
     clients: tuple = (6, 4, 3, 7)   # of each domain (code, Table 2); 3, 7, 6, 4 (text)
     fraction: float = 0.01          # of a domain's images, for each client
+    alpha: float = 0.0              # labels by Dirichlet(alpha) within a domain; 0: all alike
     participation: float = 1.0      # share of the clients that train in a round
     seed: int = 0
     rounds: int = 100               # E
@@ -83,12 +85,13 @@ class Config:
     prototypes_from: str = "final"  # class means: trained (Alg. 1); "running": in training (code)
     augment: str = "none"           # the text is silent; "crop-flip" (the PyTorch code)
     test_images: int = 0            # most test images of a domain; 0: all
+    size: int = 32                  # pixels a side
     device: str = "CPU"             # of MindSpore
 
 # ---------------------------------------------------------------- 2. what travels, what stays
 class Client(NamedTuple):
     """Stays where it is."""
-    images: np.ndarray  # [n,32,32,3] uint8
+    images: np.ndarray  # [n,h,w,3] uint8
     labels: np.ndarray  # [n] int32
     domain: str
 
@@ -214,7 +217,7 @@ def upcr_loss(z, labels, unbiased, known, reduce):
 
 def local_loss(p, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_reduce):
     """Eq. 12: CE + cpcl * CPCL + upcr * UPCR. In round 1, where the mask is False, it is CE alone.
-    p: weights by name, x [B,3,32,32], labels [B] -> scalar, z [B,d], batch norm's statistics [S].
+    p: weights by name, x [B,3,h,w], labels [B] -> scalar, z [B,d], batch norm's statistics [S].
     """
     logits, z, batch_stats = network(p, None, x)  # None: batch norm is in training mode
     loss = cross_entropy(logits, labels).mean()
@@ -229,7 +232,7 @@ def client_update(state, client, rng, cfg):
     then uses the running statistics, which this client has just trained along with the weights.
     """
     params, stats, velocity = state.params, state.stats, ops.zeros_like(state.params)
-    step = sgd_step(local_loss, cfg.width, cfg.upcr_reduce)
+    step = sgd_step(local_loss, cfg.width, cfg.classes, cfg.upcr_reduce)
     sgd = tensors(cfg.lr, cfg.momentum, cfg.weight_decay)
     received = tensors(*state.prototypes, cfg.tau, cfg.cpcl, cfg.upcr)  # as local_loss takes them
     losses = []
@@ -244,7 +247,7 @@ def client_update(state, client, rng, cfg):
     return ClientUpdate(params, stats, *means_and_counts, float(np.mean([*map(float, losses)])))
 
 @functools.cache
-def sgd_step(loss, width, *constants):
+def sgd_step(loss, width, num_classes, *constants):
     """One step of SGD with momentum and weight decay, compiled at its first call for all batches.
 
     loss(p, x, labels, *received, *constants) -> scalar, z [B,d], batch norm's statistics [S].
@@ -252,7 +255,7 @@ def sgd_step(loss, width, *constants):
     step(params [P], velocity [P], stats [S], x, labels, lr, momentum, weight_decay, *received)
     -> params, velocity and stats after the step, the loss before it, z.
     """
-    shapes = param_shapes(width)
+    shapes = param_shapes(width, num_classes)
 
     def loss_of_parts(parts, x, labels, *received):
         p = {name: part for (name, _), part in zip(shapes, parts)}
@@ -276,16 +279,15 @@ def local_prototypes(params, stats, client, features, cfg):
     """The class means that a client sends. features: z and labels of the last epoch's batches."""
     if cfg.prototypes_from == "final":
         z = predict(params, stats, client.images)[1]
-        return class_prototypes(z, client.labels, NUM_CLASSES)
+        return class_prototypes(z, client.labels, cfg.classes)
     z = np.concatenate([z.asnumpy() for z, _ in features])  # the weights moved, batch by batch
-    return class_prototypes(z, np.concatenate([labels for _, labels in features]), NUM_CLASSES)
+    return class_prototypes(z, np.concatenate([labels for _, labels in features]), cfg.classes)
 
 # ---------------------------------------------------------------- 6. the server's round
 def server_round(state, clients, cfg, engine=map):
     """One round of Algorithm 1 -> the next ServerState, and what the round tells of itself.
     engine(function, items) applies the function to each item, a tuple of the state, a Client and
-    more, and yields the results in order: map does it here, lab/many has engines for many cores.
-    """
+    more, and yields the results in order: map does it here, lab/many has engines for more cores."""
     chosen = participants(cfg, len(clients), state.round + 1)
     turns = [(state, clients[m], stream(cfg, "client", state.round + 1, m), cfg) for m in chosen]
     # each client trains, and the networks are averaged
@@ -337,10 +339,8 @@ def run(clients, tests, cfg, state=None, engine=map, server_round=server_round):
     clients: M Clients; tests: {domain: (images, labels)}; engine: see `server_round`. The log is a
     dict: round, loss (mean over the clients), accuracy {domain: percent}, avg (plain mean over the
     domains), clusters_per_class [K], seconds, and what server_round tells. Another method is
-    another server_round (see lab/methods): it gives a ServerState, in which the mask is False if
-    the method has no prototypes, and a dict with losses {client: loss}.
-    Raises FloatingPointError if the training diverges.
-    """
+    another server_round (see lab/methods): it gives a ServerState, its mask False if the method has
+    no prototypes, and a dict with losses. Raises FloatingPointError if the training diverges."""
     state = state or init_state(cfg)
     while state.round < cfg.rounds:
         start, number = time.perf_counter(), state.round + 1
@@ -359,19 +359,18 @@ def run(clients, tests, cfg, state=None, engine=map, server_round=server_round):
 def init_state(cfg):
     """Round 0: weights uniform within 1 / sqrt(fan-in), PyTorch's default, and no prototype."""
     rng, weights = stream(cfg, "init"), []
-    for name, shape in param_shapes(cfg.width):
+    for name, shape in param_shapes(cfg.width, cfg.classes):
         if ".bn." in name:
             weights.append(np.full(shape, float(name.endswith("weight"))))
         else:
             fan_in = 8 * cfg.width if name == "linear.bias" else math.prod(shape[1:])
             weights.append(rng.uniform(-1, 1, shape) / math.sqrt(fan_in))
     stats = [np.full(s, float(name.endswith("variance"))) for name, s in stat_shapes(cfg.width)]
-    clusters = np.zeros((NUM_CLASSES, max(1, sum(cfg.clients) // 2), 8 * cfg.width), np.float32)
+    clusters = np.zeros((cfg.classes, max(1, sum(cfg.clients) // 2), 8 * cfg.width), np.float32)
     prototypes = Prototypes(clusters, np.zeros(clusters.shape[:2], bool), clusters[:, 0].copy())
     return ServerState(0, joined(weights), joined(stats), prototypes)
 
 # ---------------------------------------------------------------- 8. the split, the images
-NUM_CLASSES = 10  # K, Sec. 4.1
 PURPOSES = {"init": 1, "split": 2, "participants": 3, "client": 4, "test": 5}  # "test": in lab/
 
 def stream(cfg, purpose, *which):
@@ -380,7 +379,7 @@ def stream(cfg, purpose, *which):
 
 def split(train, cfg, published=None, exchange=None):
     """Share each domain out among its clients, at random and without overlap (Sec. 4.1).
-    train: {domain: (images [n,32,32,3] uint8, labels [n])} -> the M Clients, domain by domain.
+    train: {domain: (images [n,h,w,3] uint8, labels [n])} -> the M Clients, domain by domain.
     published: {domain: number of images that cfg.fraction is of}, where only a part of it is at
     hand. exchange(mine, rest, labels) -> mine, rest: may swap a client's indices with free ones, so
     that it holds all classes. Raises ValueError for too few images.
@@ -403,7 +402,7 @@ def split(train, cfg, published=None, exchange=None):
     return clients
 
 def batches(client, cfg, rng):
-    """One epoch: (images [B,32,32,3], labels [B]) in a new order; the remainder is a batch too."""
+    """One epoch: (images [B,h,w,3], labels [B]) in a new order; the remainder is a batch too."""
     order = rng.permutation(len(client.labels))
     for start in range(0, len(order), cfg.batch_size):
         batch = order[start:start + cfg.batch_size]
@@ -411,15 +410,15 @@ def batches(client, cfg, rng):
         yield crop_flip(images, rng) if cfg.augment == "crop-flip" else images, labels
 
 def crop_flip(images, rng):
-    """Pad by 4 black pixels, crop back at random, flip half of them. images [B,32,32,3] uint8."""
-    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    """Pad by 4 black pixels, crop back at random, flip half of them. images [B,h,w,3] uint8."""
+    padded, side = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0))), images.shape[1]
     tops, lefts = rng.integers(0, 9, len(images)), rng.integers(0, 9, len(images))
     flips = rng.integers(0, 2, len(images))
-    cropped = [image[top:top + 32, left:left + 32] for image, top, left in zip(padded, tops, lefts)]
+    cropped = [image[top:, left:][:side, :side] for image, top, left in zip(padded, tops, lefts)]
     return np.stack([image[:, ::-1] if flip else image for image, flip in zip(cropped, flips)])
 
 def network_input(images):
-    """uint8 [B,32,32,3] -> Tensor float32 [B,3,32,32]: 0 to 1, then ImageNet's mean and std."""
+    """uint8 [B,h,w,3] -> Tensor float32 [B,3,h,w]: 0 to 1, then ImageNet's mean and std."""
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     scaled = (images.astype(np.float32) / np.float32(255) - mean) / std
     return Tensor(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
@@ -431,11 +430,11 @@ BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # PyTorch's, in its meaning: running = 0.9 * ru
 bn_train = ops.operations.BatchNorm(is_training=True, epsilon=BN_EPS)
 bn_eval = ops.operations.BatchNorm(is_training=False, epsilon=BN_EPS)
 split_with_size = ops.auto_generate.SplitWithSize()  # ops.split is a kernel a part: slow to compile
-ANY_BATCH = Tensor(shape=[None, 3, 32, 32], dtype=ms.float32)  # one compile for all sizes
+ANY_BATCH = Tensor(shape=[None, 3, None, None], dtype=ms.float32)  # one compile for all sizes
 ANY_LABELS = Tensor(shape=[None], dtype=ms.int32)
 
 @functools.cache
-def param_shapes(width):
+def param_shapes(width, num_classes):
     """((name, shape), ...): in this order all weights make one vector [P]."""
     def layer(name, c_out, c_in, size):
         return ((name + ".conv", (c_out, c_in, size, size)),
@@ -447,12 +446,12 @@ def param_shapes(width):
         shapes += layer(stage + ".a", c_out, c_in, 3) + layer(stage + ".b", c_out, c_out, 3)
         if stride != 1:
             shapes += layer(stage + ".shortcut", c_out, c_in, 1)
-    return *shapes, ("linear.weight", (NUM_CLASSES, 8 * width)), ("linear.bias", (NUM_CLASSES,))
+    return *shapes, ("linear.weight", (num_classes, 8 * width)), ("linear.bias", (num_classes,))
 
 @functools.cache
 def stat_shapes(width):
     """((name, shape), ...): in this order batch norm's running statistics make one vector [S]."""
-    return tuple((name.removesuffix("weight") + kind, shape) for name, shape in param_shapes(width)
+    return tuple((name.replace("weight", kind), shape) for name, shape in param_shapes(width, 0)
                  if name.endswith(".bn.weight") for kind in ("mean", "variance"))
 
 def views(vector, shapes):
@@ -469,7 +468,7 @@ def tensors(*values):
     return [Tensor(x, None if isinstance(x, np.ndarray) else ms.float32) for x in values]
 
 def network(p, s, x):
-    """ResNet-10: a 3x3 stem, four stages of a basic block, a linear layer. x [B,3,32,32].
+    """ResNet-10: a 3x3 stem, four stages of a basic block, a linear layer. x [B,3,h,w].
     p, s: weights and running statistics by name. s is None in training: batch norm then uses the
     batch's own statistics. -> logits [B,K], z [B,d], the statistics that batch norm used [S].
     """
@@ -531,9 +530,10 @@ def predict_batch(params, stats, x, p_shapes, s_shapes):
     return network(views(params, p_shapes), views(stats, s_shapes), x)[:2]
 
 def predict(params, stats, images):
-    """The network in evaluation mode. images [n,32,32,3] uint8 -> logits [n,K], z [n,d], NumPy."""
+    """The network in evaluation mode. images [n,h,w,3] uint8 -> logits [n,K], z [n,d], NumPy."""
     width = len(stats) // sum(math.prod(shape) for _, shape in stat_shapes(1))  # as S grows with it
-    shapes = param_shapes(width), stat_shapes(width)
+    below = sum(math.prod(shape) for _, shape in param_shapes(width, 0))  # below the linear layer
+    shapes = param_shapes(width, (len(params) - below) // (8 * width + 1)), stat_shapes(width)
     outputs = []
     for start in range(0, len(images), 128):
         logits, z = predict_batch(params, stats, network_input(images[start:start + 128]), *shapes)

@@ -12,6 +12,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 COMMANDS = {  # each module has main(arguments) -> exit status
     "digits": "lab.run.train",
     "office": "lab.run.train",
+    "folder": "lab.run.train",
     "compare": "lab.methods.compare",
     "ablate": "lab.methods.ablate",
     "report": "lab.report.report",
@@ -32,7 +33,7 @@ def chosen(command="", *arguments):
             file=sys.stderr,
         )
         sys.exit(2)
-    if command in ("digits", "office"):
+    if command in ("digits", "office", "folder"):
         arguments = command, *arguments
     from lab.shell import plotting  # noqa: F401  (before any other imports matplotlib)
 

@@ -8,24 +8,36 @@ import hashlib
 
 import numpy as np
 
+from lab.data import domains
 from lab.data.digits import load_digits
 from lab.data.office import load_office
 from lab.shell.errors import InputError
 
-READERS = {"digits": load_digits, "office": load_office}
+
+def load_folder(folder, **reading):
+    """(train, tests, kind, {domain: what}) of the user's own domains, see `lab.data.domains`."""
+    listing = domains.look(folder)
+    train, tests = domains.read(listing, **reading)
+    return train, tests, "files", {domain: f"{domain} in {folder}" for domain in train}
 
 
-def load(task, folder=None):
-    """(train, tests, sources) of the task "digits" or "office".
+READERS = {"digits": load_digits, "office": load_office, "folder": load_folder}
 
-    train, tests: {domain: (images [n,32,32,3] uint8, labels [n] int32)}; sources: {domain: kind,
-    what, train, test (numbers of images), repeated (test images that are training images too),
-    sha256}. Without a folder the files are looked for in `data/`. Raises InputError.
+
+def load(task, folder=None, **reading):
+    """(train, tests, sources) of the task "digits", "office" or "folder".
+
+    train, tests: {domain: (images [n,s,s,3] uint8, labels [n] int32)}, where s is 32 for digits and
+    office; sources: {domain: kind, what, train, test (numbers of images), repeated (test images
+    that are training images too), sha256}. Without a folder the files are looked for in `data/`.
+    reading: size, fit and rotation of `lab.data.domains.read`, for "folder" alone; there a domain
+    may have no test images: `lab.run.clients` takes them from its training images, by seed, and
+    repeated counts the images that the domain holds twice. Raises InputError.
     """
     if task not in READERS:
-        raise InputError(f"unknown task {task!r}; wanted {' or '.join(READERS)}")
+        raise InputError(f"unknown task {task!r}; wanted {', '.join(READERS)}")
     try:
-        train, tests, kind, what = READERS[task](folder)
+        train, tests, kind, what = READERS[task](folder, **reading)
     except OSError as error:
         raise InputError(
             f"cannot read {error.filename or folder or 'data'}: "
@@ -35,7 +47,8 @@ def load(task, folder=None):
     sources = {}
     for domain, (images, labels) in train.items():
         test_images, test_labels = tests[domain]
-        if not len(labels) or not len(test_labels):
+        held_back = 0 if len(test_labels) else share_to_test(len(labels))
+        if len(labels) == held_back or not len(test_labels) + held_back:
             raise InputError(
                 f"{domain} ({what[domain]}) gives {len(labels)} training and "
                 f"{len(test_labels)} test images; wanted at least one of each"
@@ -43,9 +56,10 @@ def load(task, folder=None):
         sources[domain] = {
             "kind": kind,
             "what": what[domain],
-            "train": len(labels),
-            "test": len(test_labels),
-            "repeated": repeated(images, test_images),
+            "train": len(labels) - held_back,
+            "test": len(test_labels) + held_back,
+            **({"held_back": held_back} if held_back else {}),
+            "repeated": twice(images) if held_back else repeated(images, test_images),
             "sha256": digest(images, labels, test_images, test_labels),
         }
     return train, tests, sources
@@ -55,6 +69,16 @@ def repeated(train, test):
     """How many test images are training images too. train, test: [n,32,32,3]."""
     seen = {hash(image.tobytes()) for image in train}
     return sum(hash(image.tobytes()) in seen for image in test)
+
+
+def share_to_test(number):
+    """How many of a domain's images are held back for the test where it has no test images."""
+    return max(1, number // 5) if number > 1 else 0
+
+
+def twice(images):
+    """How many images have an equal one before them. images: [n,s,s,3]."""
+    return len(images) - len({hash(image.tobytes()) for image in images})
 
 
 def digest(*arrays):

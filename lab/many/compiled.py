@@ -47,7 +47,7 @@ def prepare(cfg):
 
 def compile_both(cfg):
     """The training step and the prediction, by a client of two images that nobody else sees."""
-    client = fpl.Client(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.int32), "")
+    client = fpl.Client(np.zeros((2, cfg.size, cfg.size, 3), np.uint8), np.zeros(2, np.int32), "")
     cfg = dataclasses.replace(cfg, local_epochs=1, prototypes_from="final")
     fpl.client_update(fpl.init_state(cfg), client, fpl.stream(cfg, "client", 0), cfg)
 

@@ -49,7 +49,7 @@ class MethodState(NamedTuple):
 def local_training(state, client, rng, cfg, loss, constants, received):
     """T epochs of SGD on a method's local loss, as fpl.client_update has them on FPL's."""
     params, stats, velocity = state.params, state.stats, ops.zeros_like(state.params)
-    step = fpl.sgd_step(loss, cfg.width, *constants)
+    step = fpl.sgd_step(loss, cfg.width, cfg.classes, *constants)
     sgd = fpl.tensors(cfg.lr, cfg.momentum, cfg.weight_decay)
     losses = []
     for _ in range(cfg.local_epochs):
@@ -226,7 +226,7 @@ def moon(mu=5.0, temperature=0.5):
                 before["stats"],
                 *fpl.tensors(mu, temperature),
             ]
-        shapes = fpl.param_shapes(cfg.width), fpl.stat_shapes(cfg.width)
+        shapes = fpl.param_shapes(cfg.width, cfg.classes), fpl.stat_shapes(cfg.width)
         params, stats, told = train(
             state, clients, cfg, engine, moon_loss, received, shapes, memory, keep_network
         )

@@ -11,6 +11,9 @@ the same initial weights and the same budget.
     runs/NAME/<variant>/seed-<s>.part a run that is under way, or was interrupted: the next call
                                       goes on with it
 
+With --hold-out each there is such a folder for each domain, runs/NAME/without-<domain>, whose runs
+do not train on it; the report on runs/NAME says how well they do on it.
+
 The same command again goes on where the last one stopped.
 In several terminals at once, each call takes the runs that no other has. On one machine that gains
 nothing, since one call takes all cores.
@@ -33,10 +36,10 @@ from lab.methods.baselines import Method
 from lab.report import report
 from lab.run import checkpoint, screen
 from lab.run import folder as run_folder
-from lab.run.clients import share_out, test_sets
+from lab.run.clients import share_out
 from lab.run.device import use_device
 from lab.run.loop import rounds
-from lab.run.settings import complete, parse, settings_parser
+from lab.run.settings import complete, hold_out, parse, reading, settings_parser
 from lab.run.train import counting, progress
 from lab.shell.errors import InputError
 from lab.shell.files import locked
@@ -54,7 +57,7 @@ class Run(NamedTuple):
 
 
 def read(command, table, description, argv):
-    """The command line -> Config, variants, seeds, folder, --data, --engine. Raises InputError.
+    """The command line -> Config, Task, variants, seeds, folder, the options. Raises InputError.
 
     table(cfg) -> {variant: (Method, changes of Config)}, of which --methods chooses.
     """
@@ -66,12 +69,12 @@ def read(command, table, description, argv):
     parser.add_argument(
         "--seeds", type=int, metavar="N", help="seeds SEED to SEED + N - 1; default: 3"
     )
-    cfg, given = parse(parser, argv)
+    cfg, task, given = parse(parser, argv)
     number, name = given.get("seeds", 3), given.get("name", f"{command}-{cfg.task}")
     if not 1 <= number <= 1000:
         raise InputError(f"--seeds is {number}; it must be at least 1 and at most 1000")
     run_folder.folder_name(name)
-    complete(dataclasses.replace(cfg, seed=cfg.seed + number - 1))  # the last may be too large
+    complete(dataclasses.replace(cfg, seed=cfg.seed + number - 1), task)  # it may be too large
     variants = table(cfg)
     wanted = list(variants)
     if "methods" in given:
@@ -81,13 +84,13 @@ def read(command, table, description, argv):
             raise InputError(f"--methods names {word!r}; there are {', '.join(variants)}")
     variants = {name: variants[name] for name in variants if name in wanted}  # the table's order
     seeds = range(cfg.seed, cfg.seed + number)
-    return cfg, variants, seeds, f"runs/{name}", given.get("data"), given.get("engine")
+    return cfg, task, variants, seeds, f"runs/{name}", given
 
 
-def plan(folder, cfg, variants, seeds, made_of):
+def plan(folder, cfg, variants, seeds, shared):
     """The runs, seed by seed, so that whole tables are there early.
 
-    made_of: sources and versions.
+    shared: what config.json of the folder says.
     """
     runs = []
     for seed in seeds:
@@ -96,8 +99,8 @@ def plan(folder, cfg, variants, seeds, made_of):
             record = {
                 "variant": name,
                 "method": {"name": method.name, "numbers": method.numbers},
+                **{field: shared[field] for field in shared if field != "command"},
                 "config": dataclasses.asdict(own),
-                **made_of,
             }
             runs.append(Run(name, method, own, f"{folder}/{name}/seed-{seed}", record))
     return runs
@@ -133,14 +136,15 @@ def check_all(folder, shared, runs):
 # ---------------------------------------------------------------- the runs
 
 
-def train(run, part, data_sets, engine):
+def train(run, part, data, task, engine):
     """One run, from where it stopped to the renamed folder.
 
     Returns the logs of its rounds, and why it stopped early or None.
     """
     why = None
-    clients, tests = share_out(data_sets[0], run.cfg), test_sets(data_sets[1], run.cfg)
+    clients, tests = share_out(data, task, run.cfg)
     start, logs = checkpoint.resume(part, run.record)
+    run_folder.write_clients(part, clients, task.classes)
     # of a call that was stopped right after it; that round is trained again
     Path(part, "diverged.txt").unlink(missing_ok=True)
     method = run.method.server_round
@@ -151,7 +155,7 @@ def train(run, part, data_sets, engine):
         why = str(error)
         Path(part, "diverged.txt").write_text(f"{why}\n", encoding="utf-8")
     if logs:
-        run_folder.pictures(part, logs, [client.domain for client in clients])
+        run_folder.pictures(part, logs, [client.domain for client in clients], task.classes)
     os.rename(part, run.folder)
     return logs, why
 
@@ -172,8 +176,10 @@ def run_line(run, logs, why, seconds):
     )
 
 
-def budget(runs, variants, seeds, rounds):
+def budget(runs, rounds):
     """How many runs of what size, and how many of them are done."""
+    variants = dict.fromkeys(run.variant for run in runs)
+    seeds = dict.fromkeys(run.cfg.seed for run in runs)
     done = [run for run in runs if os.path.isdir(run.folder)]
     diverged = sum(os.path.exists(f"{run.folder}/diverged.txt") for run in done)
     last = min(run_folder.LAST, rounds)
@@ -186,7 +192,7 @@ def budget(runs, variants, seeds, rounds):
     )
 
 
-def train_all(runs, data_sets, steps, engine):
+def train_all(runs, data, task, steps, engine):
     """Train what is not finished, with one progress bar. steps: turns of a client in a run."""
     todo = [run for run in runs if not os.path.isdir(run.folder)]
     with progress(len(todo) * steps) as bar:
@@ -199,7 +205,7 @@ def train_all(runs, data_sets, steps, engine):
                             os.rmdir(part)  # made in vain by this call, if nothing is in it
                     bar.update(number * steps - bar.n)
                     continue
-                logs, why = train(run, part, data_sets, counting(bar, engine))
+                logs, why = train(run, part, data, task, counting(bar, engine))
             bar.update(number * steps - bar.n)  # what a diverged run leaves out
             bar.write(run_line(run, logs, why, time.perf_counter() - start))
             sys.stdout.flush()
@@ -207,30 +213,55 @@ def train_all(runs, data_sets, steps, engine):
 
 def run_all(command, table, description, argv):
     """What `main` of a command does when all goes well."""
-    cfg, variants, seeds, folder, data_folder, engine_name = read(command, table, description, argv)
+    cfg, task, variants, seeds, folder, given = read(command, table, description, argv)
     use_device(cfg.device)
-    *data_sets, sources = load(cfg.task, data_folder)
-    clients = share_out(data_sets[0], cfg)
-    made_of = {"sources": sources, "versions": run_folder.versions()}
-    shared = {"command": command, "config": dataclasses.asdict(cfg), **made_of}
-    del shared["config"]["seed"]
-    runs = plan(folder, cfg, variants, seeds, made_of)
-    check_places(folder, runs)
-    if os.path.lexists(folder):
-        check_all(folder, shared, runs)
-    print(screen.describe(sources, clients, cfg), flush=True)
+    read_as = reading(cfg, given)
+    *data, sources = load(cfg.task, given.get("data"), **read_as)
+    experiments = {folder: cfg}
+    if given.get("hold_out") == "each":
+        experiments = {
+            f"{folder}/without-{domain}": hold_out(cfg, task, domain) for domain in task.clients
+        }
+    plans = []
+    for place, own in experiments.items():
+        shared = {"command": command, **run_folder.record_of(own, task, sources, read_as)}
+        del shared["config"]["seed"]
+        plans.append((place, own, shared, plan(place, own, variants, seeds, shared)))
+        check_places(place, plans[-1][-1])
+        if os.path.lexists(place):
+            check_all(place, shared, plans[-1][-1])
+    for place, own, shared, runs in plans:
+        print(describe(data, sources, task, own, seeds), flush=True)
+        if status := run_one(place, own, task, shared, runs, data, given.get("engine")):
+            return status
+    if len(plans) > 1:
+        with locked(folder, wait=True):
+            path = report.write_report(folder)
+        print(f"\n{report.summary_text(folder)}\n\n{path}")
+    return 0
+
+
+def describe(data, sources, task, cfg, seeds):
+    """What is shown before an experiment: as of a run, then what other seeds' splits lack."""
+    clients, _ = share_out(data, task, cfg)
+    lines = [screen.describe(sources, clients, task, cfg)]
     for seed in seeds[1:]:  # other draws of the same allocation
-        for line in screen.lacking(share_out(data_sets[0], dataclasses.replace(cfg, seed=seed))):
-            print(f"seed {seed}: {line}")
-    steps = cfg.rounds * len(fpl.participants(cfg, len(clients), 1))
-    name, workers, line = engines.chosen(engine_name, steps // cfg.rounds, cfg)
+        clients, _ = share_out(data, task, dataclasses.replace(cfg, seed=seed))
+        lines += [f"seed {seed}: {line}" for line in screen.lacking(clients, task.classes)]
+    return "\n".join(lines)
+
+
+def run_one(folder, cfg, task, shared, runs, data, engine_name):
+    """One experiment: the runs of a folder that are not finished, and its report. -> exit status"""
+    turns = len(fpl.participants(cfg, sum(cfg.clients), 1))
+    name, workers, line = engines.chosen(engine_name, turns, cfg)
     with engines.opened(name, workers) as engine:
         with locked(folder, wait=True):
             if not os.path.lexists(f"{folder}/config.json"):
                 run_folder.write_config(folder, shared)
-        print(f"{line}\n{budget(runs, variants, seeds, cfg.rounds)}", flush=True)
+        print(f"{line}\n{budget(runs, cfg.rounds)}", flush=True)
         try:
-            train_all(runs, data_sets, steps, engine)
+            train_all(runs, data, task, turns * cfg.rounds, engine)
         except KeyboardInterrupt:
             done = sum(os.path.isdir(run.folder) for run in runs)
             print(

@@ -119,13 +119,14 @@ def steps(once):
 
 def fpl_step(batch):
     """A step on CE + CPCL + UPCR."""
-    step = fpl.sgd_step(fpl.local_loss, batch.cfg.width, batch.cfg.upcr_reduce)
+    step = fpl.sgd_step(fpl.local_loss, batch.cfg.width, batch.cfg.classes, batch.cfg.upcr_reduce)
     return compiled_step(batch, step, batch.received())
 
 
 def cross_entropy_step(batch):
     """A step on CE."""
-    return compiled_step(batch, fpl.sgd_step(baselines.fedavg_loss, batch.cfg.width), ())
+    step = fpl.sgd_step(baselines.fedavg_loss, batch.cfg.width, batch.cfg.classes)
+    return compiled_step(batch, step, ())
 
 
 def both_losses_over_none(repeat, width, compiles):

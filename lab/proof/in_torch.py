@@ -67,7 +67,7 @@ class Learner:
 
     def __init__(self, state, cfg):
         self.cfg = cfg
-        weights = fpl.views(state.params, fpl.param_shapes(cfg.width)).items()
+        weights = fpl.views(state.params, fpl.param_shapes(cfg.width, cfg.classes)).items()
         running = fpl.views(state.stats, fpl.stat_shapes(cfg.width)).items()
         self.p = {name: torch.tensor(w.asnumpy(), requires_grad=True) for name, w in weights}
         self.s = {name: torch.tensor(value.asnumpy()) for name, value in running}
@@ -132,7 +132,7 @@ def whole_round(state, clients, tests, cfg, losses):
                 labels = torch.tensor(labels.astype(np.int64))
                 told.append(float(learner.step(network_input(images), labels, prototypes, losses)))
         _, z = learner.predict(client.images)
-        means = fpl.class_prototypes(z, client.labels, fpl.NUM_CLASSES)
+        means = fpl.class_prototypes(z, client.labels, cfg.classes)
         vectors = [
             fpl.joined([value.detach().numpy() for value in named.values()])
             for named in (learner.p, learner.s)

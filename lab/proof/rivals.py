@@ -56,13 +56,13 @@ class Block(nn.Cell):
 class ResNet10(nn.Cell):
     """fpl.network as a cell; its parameters come in the order of fpl.param_shapes."""
 
-    def __init__(self, width):
+    def __init__(self, width, num_classes):
         super().__init__()
         self.stem = layer(3, width, 3, 1)
         self.stages = nn.SequentialCell(
             [Block(c_in * width, c_out * width, stride) for _, c_in, c_out, stride in fpl.STAGES]
         )
-        self.linear = nn.Dense(8 * width, fpl.NUM_CLASSES)
+        self.linear = nn.Dense(8 * width, num_classes)
 
     def construct(self, x):
         z = self.stages(ops.relu(self.stem(x))).mean((2, 3))
@@ -74,8 +74,9 @@ def eager_step(batch):
 
     Batch, loss and first weights are those of the compiled step.
     """
-    cell = ResNet10(batch.cfg.width).set_train()
-    weights = fpl.views(batch.state.params, fpl.param_shapes(batch.cfg.width)).values()
+    cell = ResNet10(batch.cfg.width, batch.cfg.classes).set_train()
+    shapes = fpl.param_shapes(batch.cfg.width, batch.cfg.classes)
+    weights = fpl.views(batch.state.params, shapes).values()
     for parameter, weight in zip(cell.trainable_params(), weights, strict=True):
         parameter.set_data(weight.copy())  # it shares memory, and the optimizer writes to it
     x, labels = fpl.network_input(batch.images), Tensor(batch.labels)

@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from lab.data.tasks import NUM_CLASSES
 from lab.report import paper
 from lab.report.folders import finished
 from lab.report.tables import TAU_ADDRESS, label_of, pure_share, recent, tau_runs
@@ -306,6 +305,7 @@ def heat(run):
         if any(domain in members for _, members in rows)
     ]
     classes = sorted({k for k, _ in rows})
+    classes, others = classes[: pictures.MOST_CLASSES], len(classes) - pictures.MOST_CLASSES
     columns = min(5, len(classes))
     height = math.ceil(len(classes) / columns)
     figure = Figure(figsize=(WIDTH, 0.8 + 1.75 * height), layout="constrained")
@@ -329,7 +329,8 @@ def heat(run):
                     color="white" if n > 0.75 * most else "black",
                 )
         mixed = int(((table > 0).sum(axis=0) > 1).sum())
-        axes.set_title(f"class {k}: {mixed} of {count} mixed", fontsize=9)
+        name = pictures.short(run.task.classes[k])
+        axes.set_title(f"class {name}: {mixed} of {count} mixed", fontsize=9)
         ticks = range(0, count, max(1, count // 20))
         axes.set(
             xticks=ticks,
@@ -354,6 +355,7 @@ def heat(run):
             if most_clusters > MOST_NUMBERS
             else ""
         )
+        + (f" The other {others} classes are in clusters.csv." if others > 0 else "")
     )
 
 
@@ -371,16 +373,16 @@ def tsne(x):
     )
 
 
-def read_scene(path, domains):
+def read_scene(path, domains, num_classes):
     """prototypes.npz -> Scene.
 
-    Raises InputError where it is not one, or of another number of clients.
+    Raises InputError where it is not one, or of another number of clients or classes.
     """
     content = io.BytesIO(read_file(path))
     try:
         with np.errstate(over="raise", invalid="raise"):
             scene = pictures.read_scene(content, domains)
-        if len(scene.mask) != NUM_CLASSES or scene.mask.shape[1] > len(domains):
+        if len(scene.mask) != num_classes or scene.mask.shape[1] > len(domains):
             raise ValueError(
                 f"{len(scene.mask)} classes of up to {plural(scene.mask.shape[1], 'cluster')}"
             )
@@ -410,7 +412,7 @@ def snapshots(run, domains, use_tsne):
     figure = Figure(figsize=(WIDTH, 1 + 4.2 * height), layout="constrained")
     panels = figure.subplots(height, columns, squeeze=False).ravel()
     for (number, path), axes in zip(paths.items(), panels):
-        scene = read_scene(path, domains)
+        scene = read_scene(path, domains, len(run.task.classes))
         rows = scene.local[scene.held]
         if use_tsne and len(rows) > 3:
             project = tsne(
@@ -423,13 +425,15 @@ def snapshots(run, domains, use_tsne):
             axes.set_xlabel("first axis", fontsize=9)
             axes.set_ylabel("second axis", fontsize=9)
         pictures.draw(axes, scene, project, range(scene.held.shape[1]), 14)
-        pictures.name_classes(axes, scene, project, 11)
+        pictures.name_classes(axes, scene, project, 11, run.task.classes)
         axes.tick_params(labelsize=8)
     for axes in panels[len(paths) :]:
         axes.set_visible(False)
     figure.legend(
         handles=pictures.legend_handles(scene), loc="outside lower center", ncols=2, frameon=False
     )
+    names = list(map(str, range(len(run.task.classes)))) != list(run.task.classes)
+    named = "" if names else "The number is the class."
     how = (
         "The plane is made by t-SNE, as in Figure 7: neighbours stay neighbours, distances mean "
         "little"
@@ -438,6 +442,6 @@ def snapshots(run, domains, use_tsne):
     )
     return figure, (
         f"The prototypes of all classes in the plane by round: {label_of(run.variant)}, seed "
-        f"{run.seed} ({plural(len(domains), 'client')}). The number is the class. {how}. Every "
+        f"{run.seed} ({plural(len(domains), 'client')}). {named} {how}. Every "
         "vector is first scaled to length 1, the axes have no unit."
     )

@@ -9,7 +9,6 @@ import os
 import re
 from collections import Counter
 
-from lab.data.tasks import TASKS
 from lab.run.records import read_run
 from lab.shell.errors import InputError
 
@@ -72,5 +71,10 @@ def domains_of(runs):
     """The domains that the runs were tested on, in their order."""
     return next(
         (list(run.rounds[0]["accuracy"]) for run in runs if run.rounds),
-        list(TASKS[runs[0].config["task"]].clients),
+        list(runs[0].task.clients),
     )
+
+
+def unseen(run):
+    """The domains that a run was tested on and had no client of."""
+    return [name for name, number in zip(run.task.clients, run.config["clients"]) if not number]

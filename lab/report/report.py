@@ -17,7 +17,6 @@ import os
 import time
 from typing import NamedTuple
 
-from lab.data.tasks import TASKS
 from lab.report import charts, folders, tables
 from lab.run import pictures
 from lab.shell.errors import InputError
@@ -54,8 +53,8 @@ def day_of(runs):
 
 def client_domains(run):
     """The domain of each client: they are dealt out domain by domain."""
-    domains = TASKS[run.config["task"]].clients
-    return [domain for domain, number in zip(domains, run.config["clients"]) for _ in range(number)]
+    shares = zip(run.task.clients, run.config["clients"])
+    return [domain for domain, number in shares for _ in range(number)]
 
 
 def draw_all(runs, tsne):
@@ -84,7 +83,8 @@ def draw_all(runs, tsne):
 
 
 def sections(folder, draw=draw_all, tsne=False):
-    return [
+    found = folders.find_sections(folder)
+    parts = [
         Section(
             os.path.basename(os.path.abspath(path)),
             day_of(runs),
@@ -92,8 +92,12 @@ def sections(folder, draw=draw_all, tsne=False):
             tables.tables(runs),
             draw(runs, tsne),
         )
-        for path, runs in folders.find_sections(folder)
+        for path, runs in found
     ]
+    if one_left_out := tables.leave_one_out([runs for _, runs in found]):
+        title = os.path.basename(os.path.abspath(folder))
+        parts.insert(0, Section(title, max(part.day for part in parts), [], [one_left_out], []))
+    return parts
 
 
 # -- HTML

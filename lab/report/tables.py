@@ -12,7 +12,7 @@ from typing import NamedTuple
 import fpl
 from lab.data.tasks import TASKS
 from lab.report import paper
-from lab.report.folders import domains_of, finished, seeds_in
+from lab.report.folders import domains_of, finished, seeds_in, unseen
 from lab.run.folder import LAST
 from lab.run.settings import PRESETS, THE_TASKS, complete
 from lab.shell.words import plural
@@ -251,10 +251,8 @@ def accuracy_table(plan, groups, columns):
 
     Top-1 accuracy in percent of each variant, its spread, the difference to the base.
     """
-    task, there = (
-        next(iter(groups.values()))[0].config["task"],
-        [name for name in plan.variants if name in groups],
-    )
+    first = next(iter(groups.values()))[0]
+    task, there = first.config["task"], [name for name in plan.variants if name in groups]
     compared = plan.base in groups and there != [plan.base]
     columns = columns + [difference_of(plan)] * compared
     parts = [
@@ -264,9 +262,10 @@ def accuracy_table(plan, groups, columns):
         if part
     ]
     base = f"AVG minus {plan.labels.get(plan.base) or label_of(plan.base)}"
+    titles = [f"{column} (unseen)" if column in unseen(first) else column for column in columns]
     head = [
         "top-1 accuracy (%)",
-        *(base if column == difference_of(plan) else column for column in columns),
+        *(base if column == difference_of(plan) else column for column in titles),
         "seeds",
     ]
     note = last_rounds(groups, there) + (
@@ -278,6 +277,43 @@ def accuracy_table(plan, groups, columns):
         [row for row, _ in parts],
         note,
         [record for _, records in parts for record in records],
+    )
+
+
+def leave_one_out(experiments):
+    """Accuracy on the domain that a run did not train on, each in turn; None for other experiments.
+
+    experiments: the runs of each, among them two or more that lack one domain each.
+    """
+    by_domain = {}
+    for runs in experiments:
+        if len(held := unseen(runs[0])) == 1:
+            by_domain.setdefault(held[0], []).extend(runs)
+    tasks = {tuple(runs[0].task.clients) for runs in by_domain.values()}
+    if len(by_domain) < 2 or len(tasks) > 1:
+        return None
+    rows, records = [], []
+    for name in by_variant(runs_of_all := [run for runs in by_domain.values() for run in runs]):
+        own = {
+            domain: {run.seed: recent(run)[domain] for run in finished(runs) if run.variant == name}
+            for domain, runs in by_domain.items()
+        }
+        whole = set.intersection(*(set(values) for values in own.values()))
+        columns = {domain: list(values.values()) for domain, values in own.items()}
+        columns["AVG"] = [
+            statistics.fmean(values[seed] for values in own.values()) for seed in sorted(whole)
+        ]
+        rows.append([label_of(name), *map(cell, columns.values()), plural(len(whole), "seed")])
+        records += [
+            ("here", name, len(some), column, *numbers(some)) for column, some in columns.items()
+        ]
+    return Table(
+        "Accuracy on the domain that nobody trained on",
+        ["left out", *by_domain, "AVG", "seeds"],
+        rows,
+        last_rounds({"": runs_of_all}, [""])
+        + " Each column is of runs without that domain's clients, tested on its test images.",
+        records,
     )
 
 
@@ -401,8 +437,8 @@ def why_different(runs):
     Where the paper's text and the released code part, its tables were made with the code.
     """
     task, reasons = runs[0].config["task"], []
-    published = complete(fpl.Config(task=task, **THE_TASKS, **PRESETS["released"]))
-    sizes = TASKS[task].published
+    published = fpl.Config(task=task, **THE_TASKS, **PRESETS["released"])
+    published, sizes = complete(published, TASKS[task]), TASKS[task].published
     for field in COMPARED:
         values = {
             shown(field, run.config[field])
@@ -467,4 +503,4 @@ def facts(folder, runs):
     ]
     unfinished = len(seeds_in(folder, ".part"))
     lines += [f"{plural(unfinished, 'run')} not finished yet, not counted."] if unfinished else []
-    return lines + [why_different(runs)]
+    return lines + ([why_different(runs)] if config["task"] in TASKS else [])

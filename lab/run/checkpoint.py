@@ -8,6 +8,7 @@ A run of FPL may be resumed with more rounds than it was begun with: what a roun
 depend on how many there will be, so that it ends in the bytes of one run of that length.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -25,6 +26,9 @@ from lab.shell.errors import InputError
 from lab.shell.files import is_there, read_file, write_whole
 
 FILE = "state.safetensors"
+# what runs lack that were begun before there were these settings
+BEFORE = {field.name: field.default for field in dataclasses.fields(fpl.Config)}
+BEFORE = {name: BEFORE[name] for name in ("classes", "alpha", "size")}
 SAME_COMMAND = "give the command that it was made with, in which --rounds alone may be larger"
 ANOTHER_NAME = "move it away or give another --name"
 BEGIN_AGAIN = "begin again under another --name"
@@ -68,6 +72,7 @@ def made_longer(before, now):
 
 def refuse_other(path, before, now, next_step):
     """before, now: facts. Raises InputError that names the first field in which they differ."""
+    before = {**BEFORE, **before}
     for field in {**now, **before}:
         if before.get(field) != now.get(field):
             raise InputError(
@@ -209,7 +214,7 @@ def state_of(arrays, number):
         }
 
     params, stats = part("params/"), part("stats/")
-    width = len(stats["stem.bn.mean"])
+    width, num_classes = len(stats["stem.bn.mean"]), len(params["linear.bias"])
     memory = {}
     for name, value in part("memory/").items():
         holder, _, kind = name.partition("/")
@@ -220,7 +225,7 @@ def state_of(arrays, number):
         )
     parts = (
         number,
-        fpl.joined([params[name] for name, _ in fpl.param_shapes(width)]),
+        fpl.joined([params[name] for name, _ in fpl.param_shapes(width, num_classes)]),
         fpl.joined([stats[name] for name, _ in fpl.stat_shapes(width)]),
         fpl.Prototypes(**part("prototypes/")),
     )

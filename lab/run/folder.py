@@ -1,13 +1,15 @@
 """What a run leaves in its folder, and what the folder is called.
 
-config.json, rounds.csv, clusters.csv, model.safetensors, prototypes.npz (of some rounds a copy,
-prototypes-<round>.npz), accuracy.png, prototypes.png; state.safetensors is checkpoint.py's.
+config.json, clients.csv, rounds.csv, clusters.csv, model.safetensors, prototypes.npz (of some
+rounds a copy, prototypes-<round>.npz), accuracy.png, prototypes.png; state.safetensors is that of
+checkpoint.py.
 
 The same input gives the same bytes, pictures included. Whole files appear at once (written beside,
 then renamed), so that an interrupted run leaves no half of one.
 """
 
 import csv
+import dataclasses
 import glob
 import hashlib
 import importlib.metadata
@@ -24,6 +26,7 @@ import safetensors.numpy
 
 import fpl
 from lab.run import pictures as draw
+from lab.run.clients import images_by_class
 from lab.shell.errors import InputError
 from lab.shell.files import write_whole
 
@@ -129,10 +132,34 @@ def versions():
     }
 
 
+def record_of(cfg, task, sources, reading):
+    """What config.json says of a run: every setting, which data, which software."""
+    return {
+        "config": dataclasses.asdict(cfg),
+        "classes": list(task.classes),
+        **({"reading": reading} if reading else {}),
+        "sources": sources,
+        "versions": versions(),
+    }
+
+
 def write_config(folder, record):
-    """config.json: every setting, which data, which software."""
+    """config.json, from `record_of`."""
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     write_whole(f"{folder}/config.json", lambda path: Path(path).write_text(text, encoding="utf-8"))
+
+
+def write_clients(folder, clients, classes):
+    """clients.csv: each client's domain, its images, and how many of each class. classes: names."""
+    counts = images_by_class(clients, len(classes))
+    rows = [[m, client.domain, len(client.labels), *counts[m]] for m, client in enumerate(clients)]
+
+    def write(part):
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            head = ["client", "domain", "images", *classes]
+            csv.writer(file, lineterminator="\n").writerows([head, *rows])
+
+    write_whole(f"{folder}/clients.csv", write)
 
 
 # ---------------------------------------------------------------- after each round
@@ -165,13 +192,13 @@ def write_round(folder, state, log, domains, partition):
 
 def named(state):
     """The weights and the statistics of a state by name, as NumPy: (params, stats)."""
-    width = state.prototypes.unbiased.shape[1] // 8
+    num_classes, d = state.prototypes.unbiased.shape
 
     def parts(vector, shapes):
         return {name: part.asnumpy() for name, part in fpl.views(vector, shapes).items()}
 
-    params = parts(state.params, fpl.param_shapes(width))
-    return params, parts(state.stats, fpl.stat_shapes(width))
+    params = parts(state.params, fpl.param_shapes(d // 8, num_classes))
+    return params, parts(state.stats, fpl.stat_shapes(d // 8))
 
 
 def cluster_rows(members, domains):
@@ -267,10 +294,10 @@ def save_prototypes(path, arrays):
 # ---------------------------------------------------------------- at the end
 
 
-def pictures(folder, logs, domains):
+def pictures(folder, logs, domains, classes):
     """accuracy.png and prototypes.png of a run whose last round is written.
 
-    logs: of all rounds; domains: of each client.
+    logs: of all rounds; domains: of each client; classes: their names.
     """
     last = logs[-1]
     save_picture(
@@ -282,6 +309,7 @@ def pictures(folder, logs, domains):
         draw.prototypes_picture(
             draw.read_scene(f"{folder}/prototypes.npz", domains),
             f"Prototypes after round {last['round']}",
+            classes,
         ),
     )
 

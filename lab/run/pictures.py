@@ -22,7 +22,8 @@ from lab.shell.words import plural
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 MARKERS = "os^vPXp"
-HOW_TO_READ = """Here: all classes; the number is the class.
+MOST_CLASSES = 20  # that have a panel of their own
+HOW_TO_READ = """Here: all classes, each at its name.
 Below: each class in a plane of its own; the percentage is
 the share of its variance that the plane shows.
 The planes are principal axes of the local prototypes.
@@ -48,7 +49,8 @@ def accuracy_picture(logs, title):
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     rounds, every = [log["round"] for log in logs], max(1, len(logs) // 12)
-    for domain, colour, marker in zip(logs[0]["accuracy"], COLOURS, MARKERS):
+    looks = itertools.cycle(zip(COLOURS, MARKERS))
+    for domain, (colour, marker) in zip(logs[0]["accuracy"], looks):
         axes.plot(
             rounds,
             [log["accuracy"][domain] for log in logs],
@@ -209,12 +211,19 @@ def draw(axes, scene, project, classes, size):
     axes.margins(0.12)
 
 
-def name_classes(axes, scene, project, size):
-    """The class's number above its unbiased prototype, or above its mean where it has none."""
+def short(name):
+    """A class's name as far as there is room for it."""
+    return name if len(name) <= 16 else f"{name[:15]}…"
+
+
+def name_classes(axes, scene, project, size, classes):
+    """The class's name above its unbiased prototype, or above its mean where it has none."""
+    if len(classes) > MOST_CLASSES:  # they would hide the points
+        return
     for k in np.flatnonzero(scene.held.any(axis=0)):
         middle = (scene.unbiased if scene.known[k] else scene.overall)[k : k + 1]
         axes.annotate(
-            str(k),
+            short(classes[k]),
             project(middle)[0],
             xytext=(0, 9),
             textcoords="offset points",
@@ -226,12 +235,12 @@ def name_classes(axes, scene, project, size):
         )
 
 
-def draw_class(axes, scene, k):
+def draw_class(axes, scene, k, name):
     """One class in a plane of its own."""
     axes.set(xticks=[], yticks=[])
-    held = scene.held[:, k]
+    held, name = scene.held[:, k], short(name)
     if not held.any():
-        axes.set_title(f"class {k}: no client holds it", fontsize=10)
+        axes.set_title(f"class {name}: no client holds it", fontsize=10)
         return
     project, share = plane(scene.local[held, k])
     draw(axes, scene, project, [k], 34)
@@ -246,7 +255,7 @@ def draw_class(axes, scene, k):
         zorder=5,
     )
     axes.set_title(
-        f"class {k}: {plural(scene.mask[k].sum(), 'cluster')}, "
+        f"class {name}: {plural(scene.mask[k].sum(), 'cluster')}, "
         + (f"{share.sum():.0f} %" if held.sum() > 1 else "one client"),
         fontsize=10,
     )
@@ -280,10 +289,13 @@ def legend_handles(scene):
     return handles
 
 
-def prototypes_picture(scene, title):
-    """The prototypes of a round: all classes in one plane, then each class in its own."""
+def prototypes_picture(scene, title, classes):
+    """The prototypes of a round: all classes in one plane, then each of the first in its own.
+
+    classes: their names.
+    """
     columns, num_classes = 5, scene.held.shape[1]
-    rows = math.ceil(num_classes / columns)
+    rows = math.ceil(min(num_classes, MOST_CLASSES) / columns)
     figure = Figure(figsize=(14, 5.8 + 2.6 * rows))
     upper, lower = figure.add_gridspec(
         2,
@@ -300,16 +312,15 @@ def prototypes_picture(scene, title):
     if scene.held.any():
         project, share = plane(scene.local[scene.held])
         draw(axes, scene, project, range(num_classes), 26)
-        name_classes(axes, scene, project, 15)
+        name_classes(axes, scene, project, 15, classes)
         axes.set(
             xlabel=f"first axis ({share[0]:.0f} % of the variance)",
             ylabel=f"second axis ({share[1]:.0f} %)",
         )
     axes.set_title(title, loc="left")
-    for k, cell in zip(
-        range(num_classes), lower.subgridspec(rows, columns, hspace=0.22, wspace=0.06)
-    ):
-        draw_class(figure.add_subplot(cell), scene, k)
+    cells = lower.subgridspec(rows, columns, hspace=0.22, wspace=0.06)
+    for k, cell in zip(range(num_classes), cells):  # no further than there are cells
+        draw_class(figure.add_subplot(cell), scene, k, classes[k])
     side.axis("off")
     comparison = Line2D(
         [],

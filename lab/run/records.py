@@ -11,7 +11,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from fpl import Config
-from lab.data.tasks import NUM_CLASSES, TASKS
+from lab.data import tasks
 from lab.run.settings import THE_TASKS, complete
 from lab.shell.errors import InputError
 from lab.shell.files import is_there, read_file
@@ -30,6 +30,7 @@ class Run(NamedTuple):
     sources: dict  # domain -> which files
     rounds: list  # {"round", "loss", "accuracy": {domain: percent}, "avg", "purity": % or None}
     clusters: dict  # round -> [(class, {domain: members})]
+    task: tasks.Task
     diverged: str  # why it stopped early; "" if it did not
 
     @property
@@ -40,19 +41,20 @@ class Run(NamedTuple):
 def read_run(folder):
     """The Run in a folder. Raises InputError for files that no run left so."""
     about, config, sources = read_json(f"{folder}/config.json")
-    check_config(f"{folder}/config.json", config, sources)
+    task = task_of(f"{folder}/config.json", about, config, sources)
+    check_config(f"{folder}/config.json", config, sources, task)
     variant = variant_of(f"{folder}/config.json", about, config)
     rounds, clusters, diverged = [], {}, ""
-    domains = list(TASKS[config["task"]].clients)
+    domains = list(task.clients)
     if is_there(path := f"{folder}/rounds.csv"):
         domains, rounds = read_numbers(path, ["round", "loss"], domains, parse_round)
         if [log["round"] for log in rounds] != list(range(1, len(rounds) + 1)):
             raise unusable(path, "does not count its rounds 1, 2, 3 and so on")
     if is_there(path := f"{folder}/clusters.csv"):
-        clusters = read_clusters(path, config, domains)
+        clusters = read_clusters(path, config, task, domains)
     if is_there(path := f"{folder}/diverged.txt"):
         diverged = " ".join(read_file(path).decode(errors="replace").split()) or "no reason given"
-    return Run(folder, variant, config, sources, rounds, clusters, diverged)
+    return Run(folder, variant, config, sources, rounds, clusters, task, diverged)
 
 
 def unusable(path, what):
@@ -76,13 +78,25 @@ def read_json(path):
         ) from error
 
 
-def check_config(path, config, sources):
+def task_of(path, about, config, sources):
+    """The Task that a run was of. Raises InputError."""
+    name, classes = config.get("task"), about.get("classes")
+    if name not in tasks.NAMES:
+        raise unusable(path, "lacks a task that is known here")
+    if name != "folder":
+        return tasks.TASKS[name]
+    if not isinstance(classes, list) or not all(map(is_name, classes)) or not sources:
+        raise unusable(path, "lacks the names of its domains and classes")
+    if len(set(classes)) < len(classes) or config.get("classes") != len(classes):
+        raise unusable(path, "does not name its classes once each")
+    return tasks.own(sources, classes)
+
+
+def check_config(path, config, sources, task):
     """Refuse settings of a wrong type or out of bounds. Raises InputError.
 
     Settings that another version had, or had not, are no matter.
     """
-    if config.get("task") not in list(TASKS):
-        raise unusable(path, "lacks a task that is known here")
     if missing := [name for name in NEEDED if name not in config]:
         raise unusable(path, f"lacks {', '.join(missing)}")
     known = {
@@ -99,7 +113,7 @@ def check_config(path, config, sources):
         name: tuple(config[name]) if kind is tuple else config[name] for name, kind in known.items()
     }
     try:
-        complete(Config(**{**THE_TASKS, **settings}))
+        complete(Config(**{**THE_TASKS, **settings}), task)
     except InputError as error:
         raise unusable(path, f"has settings that no run has ({error})") from error
 
@@ -194,19 +208,22 @@ def read_numbers(path, start, known, parse):
     return domains, parsed
 
 
-def read_clusters(path, config, domains):
+def read_clusters(path, config, task, domains):
     """clusters.csv -> round -> [(class, {domain: members})]. Raises InputError."""
     start = ["round", "class", "cluster", "clients"]
     own, rows = read_numbers(path, start, domains, parse_cluster)
+    num_classes = len(task.classes)
     if own != domains:
         raise unusable(
             path, f"has the domains {','.join(own)!r}, rounds.csv beside it {','.join(domains)!r}"
         )
-    clients = dict(zip(TASKS[config["task"]].clients, config["clients"]))
+    clients = dict(zip(task.clients, config["clients"]))
     members_of, clusters = Counter(), {}
     for number, k, members in rows:
         if not 1 <= number <= config["rounds"]:
             raise unusable(path, f"has a round {number} of {config['rounds']}")
+        if k >= num_classes:
+            raise unusable(path, f"has a class {k} of {num_classes}")
         for domain, n in members.items():
             # A client is in one cluster of a class, which bounds the number of clusters too.
             members_of[number, k, domain] += n
@@ -239,8 +256,6 @@ def parse_cluster(row):
     members = {domain: n for domain in list(row)[4:] if (n := whole(row[domain]))}
     if not members or sum(members.values()) != whole(row["clients"]):
         raise ValueError(f"{sum(members.values())} members, not {row['clients'][:20]}")
-    if whole(row["class"]) >= NUM_CLASSES:
-        raise ValueError(f"class {row['class']} of {NUM_CLASSES}")
     return whole(row["round"]), whole(row["class"]), members
 
 

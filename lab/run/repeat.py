@@ -14,11 +14,11 @@ from lab.many import engines
 from lab.methods.baselines import FPL_GLOBAL, METHODS
 from lab.run import checkpoint
 from lab.run import folder as run_folder
-from lab.run.clients import share_out, test_sets
+from lab.run.clients import share_out
 from lab.run.device import use_device
 from lab.run.loop import rounds
 from lab.run.records import read_run
-from lab.run.settings import complete
+from lab.run.settings import reading
 from lab.run.train import counting, progress
 from lab.shell.errors import InputError
 from lab.shell.files import alone_in
@@ -45,7 +45,7 @@ def repeat(argv):
     )
     options = read_options(parser, argv)
     folder = options.folder.rstrip("/")
-    record, cfg, method = read(folder)
+    record, cfg, task, method = read(folder)
     again = f"{folder}.repeat"
     if os.path.lexists(again):
         raise InputError(
@@ -53,7 +53,8 @@ def repeat(argv):
             "nothing was changed: move it away"
         )
     use_device(cfg.device)
-    train_again(again, record, cfg, method, load(cfg.task, options.data), folder)
+    data = load(cfg.task, options.data, **reading(cfg, record.get("reading", {})))
+    train_again(again, record, cfg, task, method, data, folder)
     other = [
         name
         for name in FILES
@@ -71,7 +72,7 @@ def repeat(argv):
 
 
 def read(folder):
-    """A finished run's (record, Config, Method). Raises InputError."""
+    """A finished run's (record, Config, Task, Method). Raises InputError."""
     if not os.path.isfile(f"{folder}/config.json"):
         raise InputError(
             f"{folder} is not the folder of a run, it has no config.json; "
@@ -80,7 +81,7 @@ def read(folder):
     record, _, _ = checkpoint.read_record(folder, "give the folder of another run")
     run = read_run(folder)
     try:
-        cfg = complete(fpl.Config(**{**run.config, "clients": tuple(run.config["clients"])}))
+        cfg = fpl.Config(**{**run.config, "clients": tuple(run.config["clients"])})
     except (TypeError, KeyError) as error:
         raise InputError(
             f"{folder}/config.json has settings of another version ({error}); it cannot be repeated"
@@ -95,7 +96,7 @@ def read(folder):
             f"{folder} lacks {', '.join(missing)}, so that nothing can be compared; "
             "it cannot be repeated"
         )
-    return record, cfg, method
+    return record, cfg, run.task, method
 
 
 def method_of(folder, wanted):
@@ -112,12 +113,12 @@ def method_of(folder, wanted):
     )
 
 
-def train_again(again, record, cfg, method, data, folder):
+def train_again(again, record, cfg, task, method, data, folder):
     """The run of a record in the folder `again`, whose name ends in .part until it is finished.
 
     data: from `load`. Raises InputError where they are not those of the record.
     """
-    train, tests, sources = data
+    *data, sources = data
     now = {**record, "sources": sources}
     checkpoint.refuse_other(
         folder,
@@ -127,7 +128,7 @@ def train_again(again, record, cfg, method, data, folder):
     )
     checkpoint.warn_of_versions(folder, record["versions"], run_folder.versions())
     now["command"] = "repeat"  # so that only a folder of this command is gone on with
-    clients, tests, part = share_out(train, cfg), test_sets(tests, cfg), f"{again}.part"
+    (clients, tests), part = share_out(data, task, cfg), f"{again}.part"
     turns = len(fpl.participants(cfg, len(clients), 1))
     name, workers, line = engines.chosen(None, turns, cfg)
     print(line, flush=True)
@@ -139,7 +140,8 @@ def train_again(again, record, cfg, method, data, folder):
                 clients, tests, cfg, part, now, engine, method.server_round, start
             ):
                 logs.append(log)
-        run_folder.pictures(part, logs, [client.domain for client in clients])
+        run_folder.write_clients(part, clients, task.classes)
+        run_folder.pictures(part, logs, [client.domain for client in clients], task.classes)
         os.rename(part, again)
 
 

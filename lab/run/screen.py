@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 
-from lab.data.tasks import NUM_CLASSES, TASKS
+from lab.run.clients import images_by_class
 from lab.run.folder import LAST
 from lab.shell.words import percents, plural, table
 
+MOST_NAMES = 8  # classes or clients that a line lists
 
-def describe(sources, clients, cfg):
+
+def describe(sources, clients, task, cfg):
     """Before training: which files, how many images, who holds what, what is not as in the paper.
 
     sources: from lab.data.load.load; clients: the M Clients.
@@ -41,7 +43,8 @@ def describe(sources, clients, cfg):
         [domain, str(len(rows)), f"{sum(n for _, n in rows):,}", shares(rows)]
         for domain, rows in held.items()
     ]
-    notes = of_few_clients(held) + lacking(clients) + of_the_data(sources, cfg)
+    notes = [*task.notes, *of_few_clients(held), *lacking(clients, task.classes)]
+    notes += of_the_data(sources, task)
     return "\n".join(
         [
             head,
@@ -49,6 +52,7 @@ def describe(sources, clients, cfg):
             *table(files, left=(0, 3, 4)),
             "",
             *table(allotted, left=(0, 3)),
+            *(["", *by_class(clients, task.classes)] if cfg.alpha else []),
             *(["", *notes] if notes else []),
             "",
         ]
@@ -64,31 +68,62 @@ def of_few_clients(held):
         if len(rows) == 1
     ]
     return notes + [
-        f"Warning: {domain} has no client; it is tested and never trained on."
+        f"Note: {domain} is unseen: no client trains on it, and it is tested."
         for domain, rows in held.items()
         if not rows
     ]
 
 
-def lacking(clients):
-    """A line for each client that does not hold every class."""
-    notes = []
-    for m, client in enumerate(clients):
-        if missing := sorted(set(range(NUM_CLASSES)) - set(client.labels.tolist())):
-            notes.append(
-                f"Note: client {m} ({client.domain}) holds no image of class "
-                f"{', '.join(map(str, missing))}; it sends no prototype of that."
-            )
-    return notes
+def by_class(clients, classes):
+    """The table of images per client and class, or where it lies if it is too wide for a screen."""
+    if len(classes) > 2 * MOST_NAMES:
+        return [
+            f"clients.csv says how many images of each of {len(classes)} classes a client holds."
+        ]
+    rows = [["images of each class", "client", *classes]]
+    for m, counts in enumerate(images_by_class(clients, len(classes))):
+        rows.append([clients[m].domain, str(m), *map(str, counts)])
+    return table(rows, left=(0,))
 
 
-def of_the_data(sources, cfg):
+def lacking(clients, classes):
+    """A line for each client that does not hold every class, or one if there are many such."""
+    missing = {
+        m: [classes[k] for k in range(len(classes)) if k not in set(client.labels.tolist())]
+        for m, client in enumerate(clients)
+    }
+    missing = {m: names for m, names in missing.items() if names}
+    if len(missing) > MOST_NAMES:
+        return [
+            f"Note: {len(missing)} of {len(clients)} clients do not hold every class and send no "
+            "prototype of what they lack; clients.csv has their numbers."
+        ]
+    return [
+        f"Note: client {m} ({clients[m].domain}) holds no image of class {some(names)}; it sends "
+        "no prototype of that."
+        for m, names in missing.items()
+    ]
+
+
+def some(names):
+    """The first few names, and how many there are beyond them."""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
+def of_the_data(sources, task):
     """A line for each way in which the data keep the accuracies from being the paper's."""
     notes = [
         f"Warning: {domain} is tested with {source['repeated']:,} of "
         f"{plural(source['test'], 'image')} that are among its training images too."
         for domain, source in sources.items()
-        if source.get("repeated")
+        if source.get("repeated") and not source.get("held_back")
+    ]
+    notes += [
+        f"Warning: {domain} holds {plural(source['repeated'], 'image')} once more; where the test "
+        "has one of the two and a client the other, it was trained on."
+        for domain, source in sources.items()
+        if source.get("repeated") and source.get("held_back")
     ]
     if any(source["kind"] == "stand-in" for source in sources.values()):
         return [
@@ -96,7 +131,7 @@ def of_the_data(sources, cfg):
             "Warning: this is the built-in stand-in, not the paper's data: the "
             "accuracies are not the paper's and cannot be compared with its tables.",
         ]
-    published, checksums = TASKS[cfg.task].published, TASKS[cfg.task].checksums
+    published, checksums = task.published, task.checksums
     for domain, source in sources.items():
         if source["train"] != published.get(domain, source["train"]):
             notes.append(
@@ -124,25 +159,34 @@ def shares(rows):
 
 def round_line(log):
     """One line: round, loss, accuracies, clusters of each class, seconds."""
+    clusters = log["clusters_per_class"]
+    if len(clusters) > 2 * MOST_NAMES:
+        clusters = [f"{min(clusters)} to {max(clusters)} a class"]
     accuracies = "  ".join(f"{domain} {value:5.2f}" for domain, value in log["accuracy"].items())
     return (
         f"round {log['round']:3d}  loss {log['loss']:7.4f}  {accuracies}  "
-        f"AVG {log['avg']:5.2f}  clusters {' '.join(map(str, log['clusters_per_class']))}  "
+        f"AVG {log['avg']:5.2f}  clusters {' '.join(map(str, clusters))}  "
         f"{log['seconds']:.1f} s"
     )
 
 
-def final_table(logs):
+def unseen(task, cfg):
+    """The domains that no client is of."""
+    return [domain for domain, number in zip(task.clients, cfg.clients) if not number]
+
+
+def final_table(logs, unseen=()):
     """Top-1 accuracy in percent: of the last round, and the mean of the last five or fewer."""
     last, recent = logs[-1], logs[-LAST:]
     domains = list(last["accuracy"])
     means = [np.mean([log["accuracy"][domain] for log in recent]) for domain in domains]
     means.append(np.mean([log["avg"] for log in recent]))
+    titles = [f"{domain} (unseen)" if domain in unseen else domain for domain in domains]
     how_many = f"{len(recent)} rounds" if len(recent) > 1 else "round"
     return "\n".join(
         table(
             [
-                ["top-1 accuracy (%)", *domains, "AVG"],
+                ["top-1 accuracy (%)", *titles, "AVG"],
                 [f"round {last['round']}", *percents([*last["accuracy"].values(), last["avg"]])],
                 [f"mean of the last {how_many}", *percents(means)],
             ],

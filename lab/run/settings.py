@@ -7,23 +7,29 @@ import operator
 import numpy as np
 
 from fpl import Config
-from lab.data.tasks import TASKS
+from lab.data import tasks
 from lab.shell.errors import InputError
 from lab.shell.options import read_options, whole_numbers
 
 MANY = 1_000_000_000  # more than any run has of anything that is counted
 # field of Config -> its help, and its rule: choices, low (at least), above (more than), high
 SETTINGS = {
-    "task": {"help": "which domains", "choices": tuple(TASKS)},
+    "task": {"help": "which domains", "choices": tasks.NAMES},
+    "classes": {"help": "K, as the data have it", "low": 2, "high": 1000},
     "clients": {
-        "help": "clients of each domain, e.g. 6,4,3,7; empty: as Table 2 (digits), "
-        "Sec. 4.1 (office)"
+        "help": "clients of each domain, e.g. 6,4,3,7, or one number for all; empty: as Table 2 "
+        "(digits), Sec. 4.1 (office), 2 (folder)"
     },
     "fraction": {
-        "help": "share of a domain that one client holds; 0: 0.01 (digits), "
-        "0.20 (office), Sec. 4.1",
+        "help": "share of a domain that one client holds; 0: 0.01 (digits), 0.20 (office), "
+        "Sec. 4.1, or the domain shared out whole (folder)",
         "low": 0,
         "high": 1,
+    },
+    "alpha": {
+        "help": "share out each class of a domain among its clients by Dirichlet(ALPHA): the "
+        "smaller, the more skewed their labels; 0: at random, Sec. 4.1",
+        "low": 0,
     },
     "participation": {
         "help": "share of the clients that train in a round, at least one; Sec. 4.1: all",
@@ -66,6 +72,11 @@ SETTINGS = {
         "low": 0,
         "high": MANY,
     },
+    "size": {
+        "help": "pixels a side, a multiple of 8; pictures are resized to it (folder alone)",
+        "low": 16,
+        "high": 224,
+    },
     "device": {"help": "MindSpore's target", "choices": ("CPU", "GPU", "Ascend")},
 }
 BOUNDS = {
@@ -75,6 +86,14 @@ BOUNDS = {
 }
 FLOAT32 = np.finfo(np.float32)
 THE_TASKS = {"clients": (), "fraction": 0.0}  # these stand for the task's own
+NO_FLAGS = ("task", "classes")
+READING = {  # how `folder` reads pictures: what there is, the first by default, and its help
+    "fit": (
+        ("stretch", "crop"),
+        "how a picture becomes a square: stretched, or cropped to the middle of its longer side",
+    ),
+    "rotation": (("exif", "file"), "turn a picture as EXIF in it says, or leave it as stored"),
+}
 PRESETS = {  # --as
     "paper": {
         "partition": "first",
@@ -94,30 +113,48 @@ PRESETS = {  # --as
 QUICK = {
     "digits": {"rounds": 10, "local_epochs": 2, "width": 8, "lr": 0.02, "test_images": 1000},
     "office": {"rounds": 15, "local_epochs": 4, "width": 8, "lr": 0.02},
+    "folder": {"rounds": 15, "local_epochs": 4, "width": 8, "lr": 0.02},
 }
 
 
-def complete(cfg):
-    """The Config with each value checked; clients () and fraction 0 become the task's own.
+def complete(cfg, task):
+    """The Config with each value checked, for the Task whose name it has.
 
-    Raises InputError.
+    classes becomes the number of the task's; clients () and fraction 0 become the task's own; one
+    number of clients is every domain's. Raises InputError.
     """
+    clients = cfg.clients or tuple(task.clients.values())
+    if len(clients) == 1:
+        clients *= len(task.clients)
+    fraction = cfg.fraction or task.fraction or 1 / max(1, *clients)
+    cfg = dataclasses.replace(cfg, classes=len(task.classes), clients=clients, fraction=fraction)
     for field in dataclasses.fields(cfg):
         check_setting(field, getattr(cfg, field.name))
-    task = TASKS[cfg.task]
-    cfg = dataclasses.replace(
-        cfg,
-        clients=cfg.clients or tuple(task.clients.values()),
-        fraction=cfg.fraction or task.fraction,
-    )
     few = len(cfg.clients) != len(task.clients) or sum(cfg.clients) == 0
     if few or min(cfg.clients) < 0 or max(cfg.clients) > MANY:
         raise InputError(
-            f"--clients is {','.join(map(str, cfg.clients))}; it must be "
-            f"{len(task.clients)} whole numbers for {', '.join(task.clients)}, "
+            f"--clients is {','.join(map(str, cfg.clients))}; it must be one whole number, or "
+            f"{len(task.clients)} for {', '.join(task.clients)}, "
             f"not negative, not all zero and at most {MANY}"
         )
+    if cfg.size % 8 or (cfg.size != 32 and cfg.task != "folder"):
+        raise InputError(
+            f"--size is {cfg.size}; it must be a multiple of 8, and 32 for the images of digits "
+            "and office"
+        )
     return cfg
+
+
+def hold_out(cfg, task, domain):
+    """The Config in which no client is of this domain. Raises InputError."""
+    if domain not in task.clients:
+        raise InputError(f"--hold-out is {domain!r}; it must be one of {', '.join(task.clients)}")
+    clients = tuple(
+        0 if name == domain else number for name, number in zip(task.clients, cfg.clients)
+    )
+    if not any(clients):
+        raise InputError(f"--hold-out is {domain!r}; of the others none has a client")
+    return dataclasses.replace(cfg, clients=clients)
 
 
 def check_setting(field, value):
@@ -150,11 +187,12 @@ def settings_parser(prog, description):
     parser = argparse.ArgumentParser(
         prog=prog, allow_abbrev=False, description=description, argument_default=argparse.SUPPRESS
     )
-    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("task", choices=tasks.NAMES)
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help="folder of the published files; digits alone has a built-in default",
+        help="folder of the published files, or of your own domains (folder); digits alone has a "
+        "built-in default",
     )
     parser.add_argument("--name", help="results go to runs/NAME")
     parser.add_argument(
@@ -176,8 +214,16 @@ def settings_parser(prog, description):
         choices=PRESETS,
         help="where paper and released code disagree, take a side",
     )
+    parser.add_argument(
+        "--hold-out",
+        metavar="DOMAIN",
+        help="train without this domain and test on it as well; "
+        "`compare` takes `each`: every domain in turn",
+    )
+    for name, (choices, text) in READING.items():
+        parser.add_argument(f"--{name}", choices=choices, help=f"{text} ({choices[0]}; folder)")
     for field in dataclasses.fields(Config):
-        if field.name != "task":
+        if field.name not in NO_FLAGS:
             rule = SETTINGS[field.name]
             kind = whole_numbers if field.type is tuple else type(field.default)
             parser.add_argument(
@@ -192,17 +238,18 @@ def settings_parser(prog, description):
 
 def default_of(field):
     """What a setting is without its flag, in brackets; nothing where its help has said it."""
-    quick = {task: QUICK[task][field.name] for task in TASKS if field.name in QUICK[task]}
+    quick = {task: QUICK[task][field.name] for task in QUICK if field.name in QUICK[task]}
     if quick:
         values = ", ".join(f"{value} {task}" for task, value in quick.items())
         return f" ({values}, {field.default} with --paper)"
     return f" ({field.default})" if field.default and field.name not in THE_TASKS else ""
 
 
-def parse(parser, argv):
-    """The command line -> (Config, the other options).
+def parse(parser, argv, task=None):
+    """The command line -> (Config, its Task, the other options).
 
-    Weakest first: the quick preset, --as, single flags. Raises InputError.
+    Weakest first: the quick preset, --as, single flags. task: in place of what --data shows.
+    Raises InputError.
     """
     given = vars(read_options(parser, argv))
     settings = {
@@ -218,4 +265,22 @@ def parse(parser, argv):
         )
     quick = {} if given.get("paper") else QUICK[settings["task"]]
     side = PRESETS.get(given.get("preset"), {})
-    return complete(Config(**{**THE_TASKS, **quick, **side, **settings})), given
+    name = settings["task"]
+    for flag in READING:
+        if flag in given and name != "folder":
+            raise InputError(f"--{flag} is for the task folder; leave it away with {name}")
+    task = task or tasks.find(name, given.get("data"))
+    cfg = complete(Config(**{**THE_TASKS, **quick, **side, **settings}), task)
+    if given.get("hold_out", "each") != "each":
+        cfg = hold_out(cfg, task, given["hold_out"])
+    return cfg, task, given
+
+
+def reading(cfg, given):
+    """How `lab.data.load.load` is to read the task's pictures.
+
+    given: the other options of a command line, or what config.json says of the reading.
+    """
+    if cfg.task != "folder":
+        return {}
+    return {"size": cfg.size, **{name: given.get(name, READING[name][0][0]) for name in READING}}

@@ -31,7 +31,7 @@ class Network(ms.nn.Cell):
     It is compiled, never run.
     """
 
-    def __init__(self, width):
+    def __init__(self, cfg):
         super().__init__()
 
         def zeros(shapes):
@@ -40,7 +40,13 @@ class Network(ms.nn.Cell):
                 for name, shape in shapes
             }
 
-        self.p, self.s = zeros(fpl.param_shapes(width)), zeros(fpl.stat_shapes(width))
+        self.p, self.s = (
+            zeros(shapes)
+            for shapes in (
+                fpl.param_shapes(cfg.width, cfg.classes),
+                fpl.stat_shapes(cfg.width),
+            )
+        )
 
     def construct(self, x):
         return fpl.network(self.p, self.s, x)[0]
@@ -58,8 +64,8 @@ def scalars(log):
 
 
 @contextlib.contextmanager
-def writer(folder, width):
-    """with writer(folder, width) as write: the graph is on disk; each write(log) adds a round.
+def writer(folder, cfg):
+    """with writer(folder, cfg) as write: the graph is on disk; each write(log) adds a round.
 
     A round is on disk when write returns. Without a folder (None) write does nothing.
     Raises InputError.
@@ -83,8 +89,8 @@ def writer(folder, width):
             raise OSError(f"{path} cannot be written; is the disk full?")
 
     with contextlib.closing(SummaryWriter(path)) as file:
-        cell = Network(width)
-        cell.compile(ms.Tensor(np.zeros((BATCH, 3, 32, 32), np.float32)))
+        cell = Network(cfg)
+        cell.compile(ms.Tensor(np.zeros((BATCH, 3, cfg.size, cfg.size), np.float32)))
         put(graph_def=ModelProto.FromString(cell.get_func_graph_proto()).graph)
         yield lambda log: put(
             step=log["round"],

@@ -1,6 +1,5 @@
-"""`./run.sh digits` and `./run.sh office`: one run of FPL, on the screen and in its folder."""
+"""`./run.sh digits`, `office` and `folder`: one run of FPL, on the screen and in its folder."""
 
-import dataclasses
 import os
 import sys
 
@@ -11,10 +10,11 @@ from lab.data.load import load
 from lab.many import engines
 from lab.run import checkpoint, screen, summary
 from lab.run import folder as run_folder
-from lab.run.clients import share_out, test_sets
+from lab.run.clients import share_out
 from lab.run.device import use_device
 from lab.run.loop import rounds
-from lab.run.settings import parse, settings_parser
+from lab.run.settings import parse, reading, settings_parser
+from lab.shell.errors import InputError
 from lab.shell.files import alone_in
 from lab.shell.program import guarded
 
@@ -39,11 +39,13 @@ def train_and_report(argv):
         metavar="DIR",
         help="also write MindSpore Insight summaries there, one DIR for each run",
     )
-    cfg, options = parse(parser, argv)
+    cfg, task, options = parse(parser, argv)
+    if options.get("hold_out") == "each":
+        raise InputError("--hold-out is each, which is for `compare`; give one domain")
     find = run_folder.old_folder if options.get("resume") else run_folder.free_folder
     folder, logs = find(cfg.task, options.get("name")), []
     try:
-        train_in(folder, cfg, options, logs)
+        train_in(folder, cfg, task, options, logs)
         print(f"\n{folder}: {', '.join(sorted(os.listdir(folder)))}")
         print(f"FedAvg beside FPL: {run_folder.comparing(argv)}")
         return 0
@@ -55,7 +57,7 @@ def train_and_report(argv):
         return 130
 
 
-def train_in(folder, cfg, options, logs):
+def train_in(folder, cfg, task, options, logs):
     """A run, new or resumed, from its files to its pictures.
 
     logs: takes those of its rounds, as they get done.
@@ -64,20 +66,18 @@ def train_in(folder, cfg, options, logs):
     turns = len(fpl.participants(cfg, sum(cfg.clients), 1))
     name, workers, line = engines.chosen(options.get("engine"), turns, cfg)
     with engines.opened(name, workers, cfg) as engine:  # first: its workers compile
-        train, tests, sources = load(cfg.task, options.get("data"))
-        clients, tests = share_out(train, cfg), test_sets(tests, cfg)
-        record = {
-            "config": dataclasses.asdict(cfg),
-            "sources": sources,
-            "versions": run_folder.versions(),
-        }
+        read_as = reading(cfg, options)
+        *data, sources = load(cfg.task, options.get("data"), **read_as)
+        clients, tests = share_out(data, task, cfg)
+        record = run_folder.record_of(cfg, task, sources, read_as)
         with (
-            summary.writer(options.get("summary"), cfg.width) as summarise,
+            summary.writer(options.get("summary"), cfg) as summarise,
             alone_in(folder),
         ):
             start, done = checkpoint.resume(folder, record)
             logs += done
-            print(f"{screen.describe(sources, clients, cfg)}{line}\n", flush=True)
+            run_folder.write_clients(folder, clients, task.classes)
+            print(f"{screen.describe(sources, clients, task, cfg)}{line}\n", flush=True)
             if logs:
                 print(f"{len(logs)} of {cfg.rounds} rounds are done already.\n")
             with progress(cfg.rounds * turns, len(logs) * turns) as bar:
@@ -88,8 +88,8 @@ def train_in(folder, cfg, options, logs):
                     logs.append(log)  # what is counted and shown is on disk
                     bar.write(screen.round_line(log))
                     sys.stdout.flush()
-            print("\n" + screen.final_table(logs))
-            run_folder.pictures(folder, logs, [client.domain for client in clients])
+            print("\n" + screen.final_table(logs, screen.unseen(task, cfg)))
+            run_folder.pictures(folder, logs, [client.domain for client in clients], task.classes)
 
 
 def progress(turns, done=0):

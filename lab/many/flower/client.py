@@ -1,7 +1,7 @@
 """The ClientApp: says which client it is, and trains on its own images when the server asks.
 
 --node-config of its SuperNode: client=M, its number; and where its images are: own="FILE.npz" with
-images [n,32,32,3] uint8 and labels [n], or data="DIR", the published files, of which it takes the
+images [n,s,s,3] uint8 and labels [n], or data="DIR", the published files, of which it takes the
 share that fpl.split gives client M (neither: the built-in stand-in). Flower starts a process for
 each message, so the images are read once, when the server asks who is there, and kept in the
 SuperNode's memory.
@@ -24,7 +24,7 @@ from lab.shell.errors import InputError
 app = ClientApp()
 
 
-def read_own(path):
+def read_own(path, cfg):
     """The images and labels of an npz file, as fpl.Client has them. Raises InputError."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -40,12 +40,14 @@ def read_own(path):
         raise InputError(
             f"own={path}: {error}; it must be an npz file with images and labels"
         ) from error
-    check_images(f"own={path}", images, labels)
+    check_images(f"own={path}", images, labels, cfg)
     return fpl.Client(images, labels.astype(np.int32), "")
 
 
-def own_client(node_config, cfg):
+def own_client(node_config, run_config):
     """--node-config -> (the client's number, its Client). Raises InputError."""
+    data = node_config.get("data")
+    cfg, task, reading = exchange.settings(run_config, data)
     m, most = node_config.get("client"), sum(cfg.clients) - 1
     if type(m) is not int or not 0 <= m <= most:
         raise InputError(
@@ -53,15 +55,15 @@ def own_client(node_config, cfg):
             "see --clients"
         )
     if "own" in node_config:
-        return m, read_own(node_config["own"])
-    train, _, _ = load.load(cfg.task, node_config.get("data"))
-    return m, share_out(train, cfg)[m]
+        return m, read_own(node_config["own"], cfg)
+    *images, _ = load.load(cfg.task, data, **reading)
+    return m, share_out(images, task, cfg)[0][m]
 
 
 @app.query()
 def who(message, context):
     """Which client this is and how many images it holds, which are its weight."""
-    m, client = own_client(context.node_config, exchange.settings(context.run_config))
+    m, client = own_client(context.node_config, context.run_config)
     context.state["own"] = record_of({"images": client.images, "labels": client.labels})
     answer = ConfigRecord({"number": m, "images": len(client.labels)})
     return Message(RecordDict({"client": answer}), reply_to=message)
@@ -70,7 +72,8 @@ def who(message, context):
 @app.train()
 def train(message, context):
     """client_update of Algorithm 1, on what the server sent."""
-    cfg, m = exchange.settings(context.run_config), context.node_config["client"]
+    data, m = context.node_config.get("data"), context.node_config["client"]
+    cfg, _, _ = exchange.settings(context.run_config, data)
     use_device(cfg.device)
     number = message.content["round"]["number"]
     state = exchange.state_of(groups_of(message.content), number)

@@ -11,80 +11,88 @@ nothing here hides either (no secure aggregation, no differential privacy).
 import numpy as np
 
 import fpl
+from lab.data import tasks
 from lab.run import settings as run_settings
 
 SERVER_ALONE = ("name", "data", "wait", "timeout")
+NAMES = ("domains", "classes")  # of the task folder, for a machine that has no such folder
 # Of a weight, a statistic, a feature, a loss: beyond what training gives, and so far below what
 # overflows that no average and no loss of another client does.
 LARGEST = 1e6
 
 
-def settings(run_config):
-    """Flower's run config, {key: value}, to a Config, by way of ./run.sh's flags.
+def settings(run_config, data=None):
+    """Flower's run config, {key: value}, by way of ./run.sh's flags.
 
-    Raises InputError.
+    -> (Config, Task, how pictures are read). data: the folder of images on this machine, if there
+    is one. Raises InputError.
     """
     given = {
         key: value for key, value in run_config.items() if key not in SERVER_ALONE and value != ""
     }
-    task = given.pop("task", "digits")
+    task = str(given.pop("task", "digits"))
+    names, named = [str(given.pop(key, "")).split(",") for key in NAMES], None
+    if task == "folder" and not data and all(map(all, names)):
+        named = tasks.own(*names)
     parser = run_settings.settings_parser("./run.sh digits", "")
     flags = [f"--{key}={value}" for key, value in given.items()]
-    return run_settings.parse(parser, [str(task), *flags])[0]
+    flags += [f"--data={data}"] if data else []
+    cfg, task, options = run_settings.parse(parser, [task, *flags], named)
+    return cfg, task, run_settings.reading(cfg, options)
 
 
-def shapes_of(d):
-    """The tables of weights and of statistics of the network whose features have width d."""
-    return {"params": fpl.param_shapes(d // 8), "stats": fpl.stat_shapes(d // 8)}
+def shapes_of(num_classes, d):
+    """The tables of weights and of statistics of the network with K classes and features [d]."""
+    return {"params": fpl.param_shapes(d // 8, num_classes), "stats": fpl.stat_shapes(d // 8)}
 
 
-def network(source, d):
+def network(source, num_classes, d):
     """The groups params and stats of a ServerState or a ClientUpdate."""
     return {
         group: {
             name: value.asnumpy()
             for name, value in fpl.views(getattr(source, group), shapes).items()
         }
-        for group, shapes in shapes_of(d).items()
+        for group, shapes in shapes_of(num_classes, d).items()
     }
 
 
-def vectors(groups, d):
+def vectors(groups, num_classes, d):
     """params [P] and stats [S], from what `network` made."""
     return (
         fpl.joined([groups[group][name] for name, _ in shapes])
-        for group, shapes in shapes_of(d).items()
+        for group, shapes in shapes_of(num_classes, d).items()
     )
 
 
 def down(state):
     """ServerState -> the groups that the clients get."""
-    d = state.prototypes.unbiased.shape[1]
-    return {**network(state, d), "prototypes": state.prototypes._asdict()}
+    sent = network(state, *state.prototypes.unbiased.shape)
+    return {**sent, "prototypes": state.prototypes._asdict()}
 
 
 def state_of(groups, number):
     """The ServerState that a client works with in round number, from what `down` made."""
     prototypes = fpl.Prototypes(**groups["prototypes"])
-    params, stats = vectors(groups, prototypes.unbiased.shape[1])
+    params, stats = vectors(groups, *prototypes.unbiased.shape)
     return fpl.ServerState(number - 1, params, stats, prototypes)
 
 
 def up(update):
     """ClientUpdate -> the groups that the server gets."""
     classes = {"class_means": update.class_means, "counts": update.counts}
-    return {**network(update, update.class_means.shape[1]), "classes": classes}
+    return {**network(update, *update.class_means.shape), "classes": classes}
 
 
 def update_of(groups, loss):
     """The ClientUpdate, from what `up` made and `refusal` has looked at."""
     class_means, counts = groups["classes"]["class_means"], groups["classes"]["counts"]
-    return fpl.ClientUpdate(*vectors(groups, class_means.shape[1]), class_means, counts, loss)
+    return fpl.ClientUpdate(*vectors(groups, *class_means.shape), class_means, counts, loss)
 
 
 def form(state):
     """{group: {name: (shape, dtype)}} of what a client has to send."""
-    counts = np.zeros(fpl.NUM_CLASSES, np.int64)
+    counts = np.zeros(len(state.prototypes.unbiased), np.int64)
     like = {**down(state), "classes": {"class_means": state.prototypes.unbiased, "counts": counts}}
     return {
         group: {name: (array.shape, array.dtype) for name, array in like[group].items()}

@@ -8,7 +8,6 @@ goes on without it: the average is over the others. It is asked again in the nex
 without any usable update ends the run; the files are those of the round before.
 """
 
-import dataclasses
 import os
 import time
 from typing import NamedTuple
@@ -21,10 +20,9 @@ from records import groups_of, records_of
 
 import fpl
 from lab.data import load
-from lab.data.tasks import TASKS
 from lab.run import folder as run_folder
 from lab.run import screen
-from lab.run.clients import test_sets
+from lab.run.clients import hold_back, test_sets
 from lab.run.device import use_device
 from lab.run.loop import rounds
 from lab.run.settings import MANY
@@ -201,15 +199,15 @@ def seconds_of(run_config, key):
     return value
 
 
-def test_data(run_config, cfg):
+def test_data(data, cfg, reading):
     """({domain: (images, labels)}, sources) to measure accuracy on; both empty for data "none".
 
     Raises InputError.
     """
-    if run_config["data"] == "none":
+    if data == "none":
         return {}, {}
-    _, tests, sources = load.load(cfg.task, str(run_config["data"]) or None)
-    return test_sets(tests, cfg), sources
+    train, tests, sources = load.load(cfg.task, data or None, **reading)
+    return test_sets(hold_back(train, tests, cfg)[1], cfg), sources
 
 
 def line(log):
@@ -224,19 +222,18 @@ def serve(grid, run_config):
 
     Raises InputError, FloatingPointError.
     """
-    cfg = exchange.settings(run_config)
+    data = str(run_config["data"])
+    cfg, task, reading = exchange.settings(run_config, data if data != "none" else None)
     wait, seconds = seconds_of(run_config, "wait"), seconds_of(run_config, "timeout")
     folder = run_folder.free_folder(cfg.task, str(run_config["name"]) or None)
     use_device(cfg.device)
-    tests, sources = test_data(run_config, cfg)
-    pairs = zip(TASKS[cfg.task].clients, cfg.clients)
+    tests, sources = test_data(data, cfg, reading)
+    pairs = zip(task.clients, cfg.clients)
     clients = join(grid, [domain for domain, n in pairs for _ in range(n)], wait)
     server_round = round_over(grid, seconds, folder)
     with alone_in(folder):
         if tests:  # a folder with config.json is one that `./run.sh report` reads
-            versions = run_folder.versions()
-            record = {"config": dataclasses.asdict(cfg), "sources": sources, "versions": versions}
-            run_folder.write_config(folder, record)
+            run_folder.write_config(folder, run_folder.record_of(cfg, task, sources, reading))
         for _, log in rounds(clients, tests, cfg, folder, None, server_round=server_round):
             say(line(log))
     say(f"{folder}: {', '.join(sorted(os.listdir(folder)))}")
