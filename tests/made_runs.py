@@ -52,7 +52,7 @@ GAINS = {
 def config_of(task="digits", **changes):
     """The fields of a Config as config.json has them."""
     cfg = fpl.Config(**{"task": task, **THE_TASKS, **changes})
-    return json.loads(json.dumps(dataclasses.asdict(complete(cfg))))
+    return json.loads(json.dumps(dataclasses.asdict(complete(cfg, TASKS[cfg.task]))))
 
 
 def sources_of(task, kind="files"):
@@ -248,7 +248,7 @@ def stand_in_run(clients, tests, cfg, state=None, engine=map, server_round=fpl.s
         )
 
 
-def picture(folder, logs, domains):
+def picture(folder, logs, domains, classes):
     """In place of the pictures, which take seconds."""
     text = repr([(log["round"], log["avg"], log["accuracy"]) for log in logs])
     write_whole(f"{folder}/accuracy.png", lambda part: Path(part).write_text(text))

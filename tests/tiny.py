@@ -45,7 +45,7 @@ def no_prototypes(cfg):
 
 def arrays(network, width=TINY.width):
     """Weights and statistics by name, as NumPy. network: a ServerState or a ClientUpdate."""
-    weights = fpl.views(network.params, fpl.param_shapes(width))
+    weights = fpl.views(network.params, fpl.param_shapes(width, 10))
     statistics = fpl.views(network.stats, fpl.stat_shapes(width))
     return {name: value.asnumpy().copy() for name, value in {**weights, **statistics}.items()}
 

@@ -72,7 +72,7 @@ def made_longer(before, now):
 
 def refuse_other(path, before, now, next_step):
     """before, now: facts. Raises InputError that names the first field in which they differ."""
-    before = {**BEFORE, **before}
+    before, now = {**BEFORE, **before}, {**BEFORE, **now}
     for field in {**now, **before}:
         if before.get(field) != now.get(field):
             raise InputError(

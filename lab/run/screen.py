@@ -68,7 +68,7 @@ def of_few_clients(held):
         if len(rows) == 1
     ]
     return notes + [
-        f"Note: {domain} is unseen: no client trains on it, and it is tested."
+        f"Warning: {domain} has no client; it is unseen: tested and never trained on."
         for domain, rows in held.items()
         if not rows
     ]

@@ -51,7 +51,7 @@ def weighted_mean(trees, weights):
     return {first: stats.asnumpy().reshape(trees[0][first].shape), **views}
 
 
-SHAPES = fpl.param_shapes(1)
+SHAPES = fpl.param_shapes(1, 10)
 NAME, SHAPE = SHAPES[0]  # 27 numbers: the step moves all weights, the first array is enough here
 ALL_WEIGHTS = sum(int(np.prod(shape)) for _, shape in SHAPES)
 STATISTICS = 90  # of a network of width 1
@@ -73,7 +73,7 @@ def sgd_step(param, velocity, grad, lr, momentum, weight_decay):
     numbers = fpl.tensors(lr, momentum, weight_decay, gradient)
     x, labels = Tensor(np.zeros((1, 3, 32, 32), np.float32)), Tensor([0], ms.int32)
     stats = Tensor(np.zeros(STATISTICS, np.float32))
-    step = fpl.sgd_step(slope, 1)
+    step = fpl.sgd_step(slope, 1, 10)
     moved = step(weights, velocities, stats, x, labels, *numbers)[:2]
     return [vector.asnumpy()[: param.size].reshape(param.shape) for vector in moved]
 

@@ -409,7 +409,7 @@ def test_any_command_line_gives_settings_or_one_line(words, with_task):
     argv = ["digits", *words] if with_task else words
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            cfg, given_too = parse(parser, argv)
+            cfg, task, given_too = parse(parser, argv)
             folder_name(given_too.get("name", "a"))
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) <= 2000
@@ -420,7 +420,7 @@ def test_any_command_line_gives_settings_or_one_line(words, with_task):
             or any(word.startswith("-h") for word in argv)
         )
     else:
-        assert complete(cfg) == cfg and cfg.task in argv
+        assert complete(cfg, task) == cfg and cfg.task in argv
 
 
 # ---------------------------------------------------------------- what a run left
@@ -754,7 +754,9 @@ def test_spoiled_prototypes_are_read_or_one_line(left, drawn):
     """What is not read is refused in one line."""
     folder = restored(left, "prototypes.npz", drawn.draw(damaged(left[1]["prototypes.npz"])))
     run = read_run(folder)
-    scene = one_line_or(charts.read_scene, f"{folder}/prototypes.npz", report.client_domains(run))
+    scene = one_line_or(
+        charts.read_scene, f"{folder}/prototypes.npz", report.client_domains(run), 10
+    )
     if scene:
         assert scene.mask.dtype == bool and all(
             np.isfinite(value).all() for value in (scene.local, scene.clusters, scene.unbiased)
@@ -802,7 +804,7 @@ def test_prototypes_that_no_run_writes_are_one_line(change, left):
     file = io.BytesIO()
     np.savez(file, **spoiled)
     folder = restored(left, "prototypes.npz", file.getvalue())
-    assert one_line_or(charts.read_scene, f"{folder}/prototypes.npz", ["mnist"] * 5) is None
+    assert one_line_or(charts.read_scene, f"{folder}/prototypes.npz", ["mnist"] * 5, 10) is None
 
 
 class Trap:
@@ -820,7 +822,7 @@ def test_pickles_within_prototypes_are_refused_and_never_run(left, tmp_path, mon
     file = io.BytesIO()
     np.savez(file, **spoiled)
     restored(left, "prototypes.npz", file.getvalue())
-    assert one_line_or(charts.read_scene, f"{folder}/prototypes.npz", ["mnist"] * 5) is None
+    assert one_line_or(charts.read_scene, f"{folder}/prototypes.npz", ["mnist"] * 5, 10) is None
     assert not os.path.exists("trapped")
 
 
@@ -847,7 +849,7 @@ def test_prototypes_that_promise_a_billion_numbers_allocate_none(left):
         bounded(1 << 20, 1 << 24),
         pytest.raises(InputError, match="is not what a run of 5 clients writes"),
     ):
-        charts.read_scene(f"{folder}/prototypes.npz", ["mnist"] * 5)
+        charts.read_scene(f"{folder}/prototypes.npz", ["mnist"] * 5, 10)
 
 
 @given(drawn=st.data())

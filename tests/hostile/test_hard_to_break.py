@@ -33,6 +33,7 @@ from scipy.io import savemat
 import fpl
 from lab.data import digits
 from lab.data.load import load, repeated
+from lab.data.tasks import TASKS
 from lab.report import report
 from lab.run import repeat, train
 from lab.run.screen import describe
@@ -1094,7 +1095,7 @@ def test_test_images_that_were_trained_on_are_counted(tmp_path):
     _, _, sources = load("digits", write_digits(tmp_path))  # its training and test files are alike
     assert sources["mnist"]["repeated"] == 10
     cfg = fpl.Config(clients=(1, 0, 0, 0))
-    text = describe(sources, [fpl.Client(COLOUR, DIGITS, "mnist")], cfg)
+    text = describe(sources, [fpl.Client(COLOUR, DIGITS, "mnist")], TASKS["digits"], cfg)
     assert (
         "Warning: mnist is tested with 10 of 10 images that are among its training images too."
         in text

@@ -20,6 +20,7 @@ from tiny import TINY, arrays, difference, images_and_labels, some_clients, tiny
 
 import fpl
 import oracle_np as oracle
+from lab.data.tasks import TASKS
 from lab.run import train
 from lab.run.clients import check_clients, check_tests, share_out
 from lab.shell.errors import InputError
@@ -432,7 +433,8 @@ def test_a_split_leaves_out_a_domain_without_clients():
         for i, domain in enumerate(("mnist", "usps", "svhn", "syn"))
     }
     cfg = fpl.Config(clients=(0, 1, 0, 3), fraction=0.0005)
-    clients = [(client.domain, len(client.labels)) for client in share_out(train, cfg)]
+    clients, _ = share_out((train, train), TASKS["digits"], cfg)
+    clients = [(client.domain, len(client.labels)) for client in clients]
     assert clients == [("usps", 3)] + [("syn", 5)] * 3
 
 
@@ -528,7 +530,7 @@ def test_what_cannot_be_trained_is_one_line(name):
     case, part = REFUSED[name]
     with pytest.raises(InputError) as refused:
         check_clients(case.clients, case.cfg)
-        check_tests(case.tests)
+        check_tests(case.tests, case.cfg)
     assert part in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -576,7 +578,7 @@ def spoiled(part, name, value):
     state = fpl.init_state(TINY)
     named = arrays(state)
     named[name].flat[0] = value
-    shapes = fpl.param_shapes(TINY.width) if part == "params" else fpl.stat_shapes(TINY.width)
+    shapes = fpl.param_shapes(TINY.width, 10) if part == "params" else fpl.stat_shapes(TINY.width)
     return state._replace(**{part: fpl.joined([named[each] for each, _ in shapes])})
 
 
@@ -673,7 +675,7 @@ def test_overflow_in_the_evaluation_alone_is_named():
     state = fpl.init_state(TINY)
     huge = arrays(state)
     huge["linear.weight"][:] = huge["stage4.b.bn.weight"][:] = 3e38
-    params = fpl.joined([huge[name] for name, _ in fpl.param_shapes(TINY.width)])
+    params = fpl.joined([huge[name] for name, _ in fpl.param_shapes(TINY.width, 10)])
     what = "test set of mnist: the network's output is not finite"
     with pytest.raises(FloatingPointError, match=f"^{what}$"):
         fpl.evaluate(state._replace(params=params), TESTS)

@@ -96,7 +96,7 @@ def saved_arrays(saved, folder):
 
 def test_every_array_keeps_its_name_across_versions(saved, tmp_path):
     """Every array has the name that it had in every version."""
-    names = {f"params/{name}" for name, _ in fpl.param_shapes(TINY.width)}
+    names = {f"params/{name}" for name, _ in fpl.param_shapes(TINY.width, 10)}
     names |= {f"stats/{name}" for name, _ in fpl.stat_shapes(TINY.width)}
     names |= {f"prototypes/{name}" for name in ("clusters", "mask", "unbiased")}
     assert set(saved_arrays(saved, tmp_path)) == names

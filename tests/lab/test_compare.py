@@ -394,12 +394,10 @@ def test_a_class_a_client_lacks_is_told(run_sh, capsys, monkeypatch):
     """It is told for each seed."""
     lacks = {0: [1], 1: [2, 3]}
 
-    def share_out(train, cfg):
+    def share_out(data, task, cfg):
         labels = np.array([k for k in range(10) if k not in lacks[cfg.seed]], np.int32)
-        return [
-            fpl.Client(np.zeros((len(labels), 32, 32, 3), np.uint8), labels, domain)
-            for domain in DOMAINS[cfg.task]
-        ]
+        images = np.zeros((len(labels), 32, 32, 3), np.uint8)
+        return [fpl.Client(images, labels, domain) for domain in DOMAINS[cfg.task]], data[1]
 
     monkeypatch.setattr(experiment, "share_out", share_out)
     assert run_sh(*TWO) == 0

@@ -11,10 +11,12 @@ from PIL import Image
 
 import fpl
 from fpl import Config, Prototypes
+from lab.data.tasks import TASKS
 from lab.run import folder, pictures, screen
 from lab.shell.files import write_whole
 
 DOMAINS = ("mnist", "usps")
+DIGITS = TASKS["digits"]
 
 
 def log_of(number, **accuracy):
@@ -78,7 +80,7 @@ def test_describe_says_which_data_each_client_holds():
         client_of("usps", 72),
         client_of("usps", 72),
     ]
-    text = screen.describe(sources, clients, Config())
+    text = screen.describe(sources, clients, DIGITS, Config())
     assert "60,000" in text and "0123456789ab " in text and "0123456789abc" not in text
     assert "0-1: 600 each, 2: 599" in text and "1,799" in text
     assert "3-4: 72 each" in text
@@ -90,6 +92,7 @@ def test_describe_says_a_stand_in_is_one():
     text = screen.describe(
         {"mnist": source_of("files", 60000), "usps": source_of("stand-in", 1000)},
         [client_of("mnist", 3), client_of("mnist", 3), client_of("usps", 3), client_of("usps", 3)],
+        DIGITS,
         Config(),
     )
     assert "stand-in" in text and "not the paper's" in text
@@ -104,13 +107,14 @@ def test_describe_warns_of_domains_with_one_client(usps_clients, words):
     clients = [client_of("mnist", 3)] * 2 + [client_of("usps", 3)] * usps_clients
     warnings = [
         line
-        for line in screen.describe(sources, clients, Config()).splitlines()
+        for line in screen.describe(sources, clients, DIGITS, Config()).splitlines()
         if line.startswith("Warning")
     ]
     assert len(warnings) == 1 and words in warnings[0]
 
 
 def test_describe_names_the_classes_that_a_client_lacks():
+    sources = {"mnist": source_of("files", 60000), "usps": source_of("files", 7291)}
     clients = [
         client_of("mnist", 20),
         client_of("mnist", 20),
@@ -119,13 +123,9 @@ def test_describe_names_the_classes_that_a_client_lacks():
     ]
     for client in clients:
         client.labels[:10] = range(10)
-    assert "holds no image" not in screen.describe(
-        {"mnist": source_of("files", 60000), "usps": source_of("files", 7291)}, clients, Config()
-    )
+    assert "holds no image" not in screen.describe(sources, clients, DIGITS, Config())
     clients[2].labels[[3, 7]] = 0
-    text = screen.describe(
-        {"mnist": source_of("files", 60000), "usps": source_of("files", 7291)}, clients, Config()
-    )
+    text = screen.describe(sources, clients, DIGITS, Config())
     assert (
         "Note: client 2 (usps) holds no image of class 3, 7; it sends no prototype of that." in text
     )
@@ -134,7 +134,8 @@ def test_describe_names_the_classes_that_a_client_lacks():
 
 def test_describe_warns_of_partial_files():
     """It warns of files that are a part of the published set."""
-    text = screen.describe({"svhn": source_of("files", 4434)}, [client_of("svhn", 3)] * 2, Config())
+    sources, clients = {"svhn": source_of("files", 4434)}, [client_of("svhn", 3)] * 2
+    text = screen.describe(sources, clients, DIGITS, Config())
     assert "svhn has 4,434 training images, the published set 73,257" in text
 
 
@@ -245,7 +246,7 @@ WIDE = np.pad(MEANS, ((0, 0), (0, 0), (0, 6)))  # d = 8, of a network of width 1
 def state_of(number, mask=True):
     clusters, there = fpl.cluster_prototypes(WIDE, COUNTS, "first")
     there = there & mask
-    start = fpl.init_state(Config(width=1, clients=(4, 0, 0, 0)))
+    start = fpl.init_state(Config(width=1, clients=(4, 0, 0, 0), classes=len(COUNTS[0])))
     unbiased = fpl.unbiased_prototypes(clusters, there)
     return start._replace(round=number, prototypes=Prototypes(clusters, there, unbiased))
 
@@ -356,7 +357,7 @@ def test_rounds_without_test_images_leave_two_files(tmp_path):
 def test_states_by_name_make_the_same_vectors_again():
     state = state_of(1)
     params, stats = folder.named(state)
-    assert {name: value.shape for name, value in params.items()} == dict(fpl.param_shapes(1))
+    assert {name: value.shape for name, value in params.items()} == dict(fpl.param_shapes(1, 10))
     for by_name, vector in ((params, state.params), (stats, state.stats)):
         joined = fpl.joined(list(by_name.values()))
         np.testing.assert_array_equal(joined.asnumpy(), vector.asnumpy())
@@ -374,7 +375,7 @@ def draw_accuracy(path, rounds=6):
 
 def draw_prototypes(path, **change):
     scene = pictures.scene(["mnist"] * 3 + ["usps"] * 2, **{**prototypes(), **change})
-    folder.save_picture(path, pictures.prototypes_picture(scene, "a title"))
+    folder.save_picture(path, pictures.prototypes_picture(scene, "a title", DIGITS.classes))
 
 
 @pytest.mark.parametrize("draw", [draw_accuracy, draw_prototypes])

@@ -23,7 +23,8 @@ from lab.run import summary
 from lab.shell.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PARAMS, STATS = dict(fpl.param_shapes(1)), dict(fpl.stat_shapes(1))
+PARAMS, STATS = dict(fpl.param_shapes(1, 10)), dict(fpl.stat_shapes(1))
+CFG = fpl.Config(width=1)
 LOGS = [
     {
         "round": r,
@@ -96,7 +97,7 @@ def expected(log):
 
 
 def write_all(folder, logs=LOGS):
-    with summary.writer(str(folder), 1) as write:
+    with summary.writer(str(folder), CFG) as write:
         for log in logs:
             write(log)
 
@@ -154,7 +155,7 @@ def test_the_graph_is_the_whole_network(three_rounds):
 
 
 def test_it_says_what_mindspores_own_record_says(three_rounds, tmp_path):
-    cell = summary.Network(1)
+    cell = summary.Network(CFG)
     cell.compile(ms.Tensor(np.zeros((128, 3, 32, 32), np.float32)))
     with ms.SummaryRecord(str(tmp_path), network=cell, raise_exception=True) as record:
         record.record(0)  # the graph alone
@@ -174,7 +175,7 @@ def test_it_says_what_mindspores_own_record_says(three_rounds, tmp_path):
 
 def test_a_round_is_readable_once_written(tmp_path):
     """A round can be read as soon as it is written."""
-    with summary.writer(str(tmp_path), 1) as write:
+    with summary.writer(str(tmp_path), CFG) as write:
         path = only_file(tmp_path)
         assert events(path)[-1].HasField("graph_def")
         for n, log in enumerate(LOGS, 1):
@@ -183,7 +184,7 @@ def test_a_round_is_readable_once_written(tmp_path):
 
 
 def test_an_interrupt_keeps_rounds_and_closes_the_file(tmp_path):
-    with pytest.raises(KeyboardInterrupt), summary.writer(str(tmp_path), 1) as write:
+    with pytest.raises(KeyboardInterrupt), summary.writer(str(tmp_path), CFG) as write:
         write(LOGS[0])
         raise KeyboardInterrupt
     path = only_file(tmp_path)
@@ -218,14 +219,14 @@ def test_processes_signals_and_context_stay_as_they_were(tmp_path):
         )
 
     before = seen()
-    with summary.writer(str(tmp_path), 1) as write:
+    with summary.writer(str(tmp_path), CFG) as write:
         write(LOGS[0])
         assert seen() == before
     assert seen() == before
 
 
 def one_line(folder):
-    with pytest.raises(InputError) as stop, summary.writer(str(folder), 1):
+    with pytest.raises(InputError) as stop, summary.writer(str(folder), CFG):
         pytest.fail("the run began")
     assert "\n" not in str(stop.value) and str(stop.value).startswith(
         f"--summary is {str(folder)!r} ("
@@ -249,8 +250,8 @@ def test_a_folder_without_permission_is_one_line(tmp_path):
 
 def test_a_full_disk_raises_instead_of_losing_rounds(tmp_path):
     code = (
-        "import resource, signal, sys; from lab.run import summary\n"
-        "with summary.writer(sys.argv[1], 1) as write:\n"
+        "import resource, signal, sys, fpl; from lab.run import summary\n"
+        "with summary.writer(sys.argv[1], fpl.Config(width=1)) as write:\n"
         "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))\n"
         "    try: write({'round': 1, 'loss': 2.0, 'accuracy': {}, 'avg': 1.0,\n"

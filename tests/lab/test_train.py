@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import fpl
+from lab.data.tasks import TASKS
 from lab.run import train
 from lab.run.settings import SETTINGS, complete, parse, settings_parser
 
@@ -63,8 +64,14 @@ BAD = [  # arguments -> a part of the one line that must come
         "not negative, not all zero and at most 1000000000",
     ),
     (["digits", "--cpcl", "-1"], "--cpcl is -1.0; it must be at least 0"),
-    (["digits", "--clients", "0,0,0,0"], "--clients is 0,0,0,0; it must be 4 whole numbers"),
-    (["digits", "--clients", "6,4,3"], "--clients is 6,4,3; it must be 4 whole numbers"),
+    (
+        ["digits", "--clients", "0,0,0,0"],
+        "--clients is 0,0,0,0; it must be one whole number, or 4 for mnist",
+    ),
+    (
+        ["digits", "--clients", "6,4,3"],
+        "--clients is 6,4,3; it must be one whole number, or 4 for mnist",
+    ),
     (["digits", "--clients", "6,4,3,x"], "'6,4,3,x' is not whole numbers with commas"),
     (["digits", "--participation", "0"], "--participation is 0.0; it must be more than 0"),
     (["digits", "--participation", "1.5"], "--participation is 1.5; it must be at most 1"),
@@ -145,6 +152,7 @@ def test_a_run_leaves_what_readme_says(two_runs):
     folder = two_runs[0][0] / "runs" / "once"
     assert sorted(os.listdir(folder)) == [
         "accuracy.png",
+        "clients.csv",
         "clusters.csv",
         "config.json",
         "model.safetensors",
@@ -160,7 +168,7 @@ def test_a_run_leaves_what_readme_says(two_runs):
     rows = list(csv.DictReader((folder / "rounds.csv").open()))
     assert len(rows) == 1 and 0 <= float(rows[0]["avg"]) <= 100
     model = load_file(folder / "model.safetensors")
-    shapes = fpl.param_shapes(1) + fpl.stat_shapes(1)
+    shapes = fpl.param_shapes(1, 10) + fpl.stat_shapes(1)
     assert {name: value.shape for name, value in model.items()} == dict(shapes)
     prototypes = np.load(folder / "prototypes.npz", allow_pickle=False)
     assert prototypes["clusters"].shape == (10, 2, 8) and prototypes["mask"].any()
@@ -328,7 +336,7 @@ def parsed(arguments):
 
 def test_presets_take_sides_and_flags_win():
     """Presets take the sides that they name, and single flags win."""
-    paper, _ = parsed(["digits", "--paper", "--as", "paper"])
+    paper, _, _ = parsed(["digits", "--paper", "--as", "paper"])
     assert (paper.partition, paper.upcr_reduce, paper.prototypes_from, paper.augment) == (
         "first",
         "sum",
@@ -337,7 +345,7 @@ def test_presets_take_sides_and_flags_win():
     )
     assert (paper.rounds, paper.local_epochs, paper.batch_size, paper.width) == (100, 10, 64, 64)
     assert (paper.lr, paper.momentum, paper.weight_decay, paper.tau) == (0.01, 0.9, 1e-5, 0.02)
-    released, _ = parsed(["digits", "--as", "released", "--partition", "first", "--rounds", "3"])
+    released, _, _ = parsed(["digits", "--as", "released", "--partition", "first", "--rounds", "3"])
     assert (released.partition, released.upcr_reduce, released.prototypes_from) == (
         "first",
         "mean",
@@ -355,12 +363,13 @@ def test_every_setting_has_a_help_and_a_rule():
 
 def test_the_defaults_are_the_papers():
     """They are those of Config, and complete takes them."""
-    assert complete(fpl.Config()) == fpl.Config() == parsed(["digits", "--paper"])[0]
+    config = fpl.Config()
+    assert complete(config, TASKS["digits"]) == config == parsed(["digits", "--paper"])[0]
 
 
 def test_clients_and_fraction_default_to_the_tasks():
     for task, clients, fraction in (("digits", (6, 4, 3, 7), 0.01), ("office", (3, 2, 1, 4), 0.2)):
-        cfg = complete(fpl.Config(task=task, clients=(), fraction=0.0))
+        cfg = complete(fpl.Config(task=task, clients=(), fraction=0.0), TASKS[task])
         assert (cfg.clients, cfg.fraction) == (clients, fraction)
         assert parsed([task, "--clients", "1,2,3,4"])[0].fraction == fraction
 

@@ -125,7 +125,8 @@ def moves_apart(a, b):
 
 def drawn_network(rng, scale=1.0, width=1):
     """The vector of a network's weights."""
-    return fpl.joined([scale * rng.standard_normal(shape) for _, shape in fpl.param_shapes(width)])
+    shapes = fpl.param_shapes(width, 10)
+    return fpl.joined([scale * rng.standard_normal(shape) for _, shape in shapes])
 
 
 def largest(tree):
@@ -428,7 +429,7 @@ def handed_back(params, images, to_logits, to_z):
         fpl.network_input(images),
         Tensor(to_logits.astype(np.float32)),
         Tensor(to_z.astype(np.float32)),
-        fpl.param_shapes(STEP.width),
+        fpl.param_shapes(STEP.width, 10),
     )
     logits, z = (value.asnumpy().astype(np.float64) for value in (logits, z))
     return arrays(gradient), logits, z, met
@@ -679,7 +680,7 @@ def test_moons_references_ignore_the_batch():
     images = some_clients()[3].images[:4]
     other = np.concatenate([images[:3], 255 - images[3:]])
     state = drawn_state()
-    shapes = fpl.param_shapes(STEP.width), fpl.stat_shapes(STEP.width)
+    shapes = fpl.param_shapes(STEP.width, 10), fpl.stat_shapes(STEP.width)
     features = [
         baselines.reference_features(
             state.params, state.stats, fpl.network_input(x), *shapes

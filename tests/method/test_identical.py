@@ -60,7 +60,7 @@ def test_a_step_has_the_same_bits_each_time():
     velocity = Tensor(rng.normal(size=state.params.shape).astype(np.float32))
     x, labels = fpl.network_input(images), Tensor(labels)
     numbers = fpl.tensors(0.05, 0.9, 1e-5, *some_prototypes(ODD), 0.05, 1, 1)
-    step, seen = fpl.sgd_step(fpl.local_loss, ODD.width, "mean"), set()
+    step, seen = fpl.sgd_step(fpl.local_loss, ODD.width, 10, "mean"), set()
     for _ in range(CALLS):
         outputs = step(state.params, velocity, state.stats, x, labels, *numbers)
         seen.add(tuple(value.asnumpy().tobytes() for value in outputs))

@@ -109,7 +109,7 @@ STATS = {
 
 def test_the_shapes_are_those_of_a_resnet_10():
     """At width two, in this order, which is that of the vectors."""
-    assert fpl.param_shapes(2) == tuple(SHAPES.items())
+    assert fpl.param_shapes(2, 10) == tuple(SHAPES.items())
     assert fpl.stat_shapes(2) == tuple(STATS.items())
 
 
@@ -199,7 +199,7 @@ def test_prediction_takes_128_images_at_a_time(monkeypatch, n, width):
     def stand_in(params, stats, x, p_shapes, s_shapes):
         shapes.append(x.shape)
         assert (params, len(stats)) == ("params", sum(math.prod(s) for _, s in s_shapes))
-        assert (p_shapes, s_shapes) == (fpl.param_shapes(width), fpl.stat_shapes(width))
+        assert (p_shapes, s_shapes) == (fpl.param_shapes(width, 10), fpl.stat_shapes(width))
         return x[:, 0, :10, 0], x[:, 1, 0, :8]
 
     monkeypatch.setattr(fpl, "predict_batch", stand_in)
@@ -265,13 +265,13 @@ def bowl(p, x, labels, target, steepness):
 @pytest.mark.parametrize("lr, momentum, decay", [(0.5, 0.75, 0.25), (0.125, 0.0, 0.0)])
 def test_a_step_on_a_bowl_is_the_oracles(lr, momentum, decay):
     """All outputs of a step whose loss is a quadratic bowl, against the oracle's SGD."""
-    rng, shapes, state = np.random.default_rng(0), fpl.param_shapes(1), fpl.init_state(CFG)
+    rng, shapes, state = np.random.default_rng(0), fpl.param_shapes(1, 10), fpl.init_state(CFG)
     weights, velocity = rng.normal(size=(2, len(state.params))).astype(np.float32)
     stats = rng.normal(size=len(state.stats)).astype(np.float32)
     target = rng.normal(size=10).astype(np.float32)
     x = rng.normal(size=(2, 3, 32, 32)).astype(np.float32)
     vectors = Tensor(weights), Tensor(velocity), Tensor(stats)
-    step = fpl.sgd_step(bowl, 1, 3)
+    step = fpl.sgd_step(bowl, 1, 10, 3)
     numbers = fpl.tensors(lr, momentum, decay, target)
     labels = Tensor([1, 2], fpl.ms.int32)
     new, new_velocity, new_stats, loss, z = step(*vectors, Tensor(x), labels, *numbers)
@@ -292,9 +292,9 @@ def test_a_step_on_a_bowl_is_the_oracles(lr, momentum, decay):
 
 def test_a_step_is_made_once_for_its_constants():
     """And for its loss and its width."""
-    step = fpl.sgd_step(bowl, 1, 3)
-    assert step is fpl.sgd_step(bowl, 1, 3)
-    assert step is not fpl.sgd_step(bowl, 1, 4) and step is not fpl.sgd_step(bowl, 2, 3)
+    step = fpl.sgd_step(bowl, 1, 10, 3)
+    assert step is fpl.sgd_step(bowl, 1, 10, 3)
+    assert step is not fpl.sgd_step(bowl, 1, 10, 4) and step is not fpl.sgd_step(bowl, 2, 10, 3)
 
 
 def test_tensors_keep_an_arrays_type_and_values():

@@ -34,7 +34,7 @@ def received(prototypes, *tau_cpcl_upcr):
 
 
 def loss_of(params, x, labels, *received):
-    p = fpl.views(params, fpl.param_shapes(TINY.width))
+    p = fpl.views(params, fpl.param_shapes(TINY.width, 10))
     return fpl.local_loss(p, x, labels, *received, "mean")
 
 
@@ -53,7 +53,7 @@ def one_step(prototypes, lr, momentum, decay, tau_cpcl_upcr, seed=3, batch=4):
     velocity = Tensor(rng.normal(size=state.params.shape).astype(np.float32))
     others = received(prototypes, *tau_cpcl_upcr)
     (_, _, met), gradient = value_and_gradient(state.params, x, labels, *others)
-    step = fpl.sgd_step(fpl.local_loss, TINY.width, "mean")
+    step = fpl.sgd_step(fpl.local_loss, TINY.width, 10, "mean")
     numbers = fpl.tensors(lr, momentum, decay)
     outputs = step(state.params, velocity, state.stats, x, labels, *numbers, *others)
     vectors = (state.params, velocity, state.stats, gradient, met, *outputs)
@@ -69,7 +69,7 @@ def test_a_step_is_sgd_with_momentum_and_decay():
     w, v, _, g, _, new, new_velocity, *_ = one_step(some_prototypes(TINY), *numbers, (0.1, 1, 1))
     want, want_velocity = oracle.sgd_step(w, v, g, *numbers)
     by_weight = [
-        fpl.views(Tensor(vector, ms.float64), fpl.param_shapes(TINY.width))
+        fpl.views(Tensor(vector, ms.float64), fpl.param_shapes(TINY.width, 10))
         for vector in (w, v, g, new - want, new_velocity - want_velocity)
     ]
     for name in by_weight[0]:
