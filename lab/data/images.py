@@ -1,10 +1,10 @@
-"""Pictures of any format and size -> uint8 [32,32,3]."""
+"""Pictures of any format and size -> uint8 [32,32,3], or of another size [s,s,3]."""
 
 import io
 import warnings
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lab.data.limits import LARGEST
 from lab.shell.errors import InputError
@@ -16,10 +16,12 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 LARGEST_SIDE = 1 << 15  # pixels; Pillow's resizing takes memory by the longer side
 
 
-def to_square(image):
-    """A Pillow image -> [32,32,3], bilinear."""
-    if image.size != (SIDE, SIDE):
-        image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+def to_square(image, side=SIDE, fit="stretch"):
+    """A Pillow image -> [side,side,3], bilinear. fit "crop": of its longer side the middle."""
+    if fit == "crop":
+        image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+    elif image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BILINEAR)
     return np.asarray(image.convert("RGB"))
 
 
@@ -45,10 +47,10 @@ def widened(rows):
     return np.asarray(sheet.resize((SIDE, n * h), Image.Resampling.BILINEAR)).reshape(n, h, SIDE)
 
 
-def decode(content):
-    """The bytes of one picture of any mode -> [32,32,3].
+def decode(content, side=SIDE, fit="stretch", rotation="file"):
+    """The bytes of one picture of any mode -> [side,side,3]; of an animated one its first image.
 
-    A rotation that EXIF asks for is left alone, as in torchvision.
+    A rotation that EXIF asks for is left alone, as in torchvision, or done: rotation "exif".
     """
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         # A photo has hardly less than a bit for three pixels;
@@ -58,22 +60,36 @@ def decode(content):
             raise ValueError(
                 f"{image.width} x {image.height} pixels in {len(content)} bytes are too many"
             )
+        if rotation == "exif":
+            image = ImageOps.exif_transpose(image)
         if image.mode == "F":
             raise ValueError("its pixels are floating-point numbers of unknown range")
         if image.mode.startswith("I"):
             # 16-bit grey: Pillow's own convert would clip everything above 255 to white.
             grey = np.clip(np.asarray(image), 0, 65535).astype(np.int32)
-            return to_square(Image.fromarray(((grey + 128) // 257).astype(np.uint8)))
-        # 16-bit colours come from Pillow cut to their upper bytes: at most one of 255 shades too
-        # dark. About a palette with transparency it warns unless it goes by way of RGBA.
-        return to_square(image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB"))
+            plain = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        else:
+            # 16-bit colours come from Pillow cut to their upper bytes: at most one of 255 shades
+            # too dark. About a palette with transparency it warns unless it goes by way of RGBA.
+            plain = image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
+        return to_square(plain, side, fit)
 
 
-def read_image(path):
-    """One picture file -> [32,32,3].
+def read_image(path, **how):
+    """One picture file -> [32,32,3], or as decode's other arguments say.
 
     Raises InputError for what is no picture, OSError for what cannot be read and may be one.
     """
+    try:
+        return pixels(path, **how)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not a readable image ({error}); put a good copy in its place or move it away"
+        ) from error
+
+
+def pixels(path, **how):
+    """`read_image`, with a ValueError that says in a few words why it is no picture."""
     size = path.stat().st_size
     # Read whole, because Pillow asks an open file for as many bytes as a damaged header promises.
     content = path.read_bytes() if size <= LARGEST["picture"] else b""
@@ -83,21 +99,14 @@ def read_image(path):
         with warnings.catch_warnings():
             # They are about what Pillow can do without, or what is refused anyway.
             warnings.simplefilter("ignore")
-            return decode(content)
+            return decode(content, **how)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise not_readable(path, f"none of {', '.join(FORMATS)}") from error
+        raise ValueError(f"none of {', '.join(FORMATS)}") from error
     except Exception as error:  # a damaged file raises nearly anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise not_readable(path, reason) from error
-
-
-def not_readable(path, reason):
-    """The InputError for a file that is no picture that can be used."""
-    return InputError(
-        f"{path}: not a readable image ({reason}); put a good copy in its place or move it away"
-    )
+        raise ValueError(reason) from error
 
 
 def read_class_folders(folder, classes):

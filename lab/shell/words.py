@@ -28,3 +28,16 @@ def table(rows, left):
         ).rstrip()
         for row in rows
     ]
+
+
+def is_name(value):
+    """Whether tables and pictures can show it.
+
+    matplotlib leaves out what begins with _, and fails at half a letter such as \ud800.
+    """
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and 0 < len(value) <= 100
+        and not value.startswith("_")
+    )
