@@ -38,8 +38,10 @@ usage: ./run.sh COMMAND [OPTIONS]
 
   digits   train FPL on MNIST, USPS, SVHN, SYN             4 to 6 minutes on 2 cores; with --paper very long
   office   train FPL on Office-Caltech10 (--data DIR)      minutes; with --paper very long
-  compare  digits or office: all methods of Table 2        24 runs (8 methods, 3 seeds); goes on where it stopped
-  ablate   digits or office: FPL without its parts         36 runs (12 variants, 3 seeds); goes on likewise
+  folder   train FPL on your own domains (--data DIR)      as long as their number of images wants
+  predict  runs/NAME IMAGE ...: the class of each, and the cluster prototype that is nearest to it
+  compare  TASK: all methods of Table 2                    24 runs (8 methods, 3 seeds); goes on where it stopped
+  ablate   TASK: FPL without its parts                     36 runs (12 variants, 3 seeds); goes on likewise
   report   [DIR ...]: the HTML report of finished runs     seconds
   repeat   runs/NAME: train it again, compare the bytes    as long as the run
   check    FILE: judge its functions of FPL, see --help     seconds to minutes
@@ -164,7 +166,7 @@ case "$command" in
     help | -h | --help)
         usage
         ;;
-    digits | office | compare | ablate | report | repeat | check | lesson | bench | fetch)
+    digits | office | folder | predict | compare | ablate | report | repeat | check | lesson | bench | fetch)
         install
         lab "$command" "$@"
         ;;
@@ -221,7 +223,7 @@ with their options: see docs/machines.md" ;;
         exec "$python" -m pytest ${options[@]+"${options[@]}"}
         ;;
     *)
-        fail "unknown command '$command'; it must be digits, office, compare, ablate, report, repeat, \
-check, lesson, bench, flower, test, mutants or fetch: ./run.sh lists them"
+        fail "unknown command '$command'; it must be digits, office, folder, predict, compare, \
+ablate, report, repeat, check, lesson, bench, flower, test, mutants or fetch: ./run.sh lists them"
         ;;
 esac
