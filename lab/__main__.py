@@ -13,6 +13,7 @@ COMMANDS = {  # each module has main(arguments) -> exit status
     "digits": "lab.run.train",
     "office": "lab.run.train",
     "folder": "lab.run.train",
+    "predict": "lab.run.predict",
     "compare": "lab.methods.compare",
     "ablate": "lab.methods.ablate",
     "report": "lab.report.report",

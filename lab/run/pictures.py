@@ -220,6 +220,8 @@ def name_classes(axes, scene, project, size, classes):
     """The class's name above its unbiased prototype, or above its mean where it has none."""
     if len(classes) > MOST_CLASSES:  # they would hide the points
         return
+    if max(map(len, classes)) > 3:
+        size *= 0.7
     for k in np.flatnonzero(scene.held.any(axis=0)):
         middle = (scene.unbiased if scene.known[k] else scene.overall)[k : k + 1]
         axes.annotate(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fpl import Config
 from lab.data import tasks
-from lab.run.settings import THE_TASKS, complete
+from lab.run.settings import READING, THE_TASKS, complete
 from lab.shell.errors import InputError
 from lab.shell.files import is_there, read_file
 from lab.shell.words import is_name, plural
@@ -31,6 +31,7 @@ class Run(NamedTuple):
     rounds: list  # {"round", "loss", "accuracy": {domain: percent}, "avg", "purity": % or None}
     clusters: dict  # round -> [(class, {domain: members})]
     task: tasks.Task
+    reading: dict  # how the task folder's pictures were read
     diverged: str  # why it stopped early; "" if it did not
 
     @property
@@ -43,6 +44,7 @@ def read_run(folder):
     about, config, sources = read_json(f"{folder}/config.json")
     task = task_of(f"{folder}/config.json", about, config, sources)
     check_config(f"{folder}/config.json", config, sources, task)
+    reading = reading_of(f"{folder}/config.json", about, config)
     variant = variant_of(f"{folder}/config.json", about, config)
     rounds, clusters, diverged = [], {}, ""
     domains = list(task.clients)
@@ -54,7 +56,7 @@ def read_run(folder):
         clusters = read_clusters(path, config, task, domains)
     if is_there(path := f"{folder}/diverged.txt"):
         diverged = " ".join(read_file(path).decode(errors="replace").split()) or "no reason given"
-    return Run(folder, variant, config, sources, rounds, clusters, task, diverged)
+    return Run(folder, variant, config, sources, rounds, clusters, task, reading, diverged)
 
 
 def unusable(path, what):
@@ -90,6 +92,18 @@ def task_of(path, about, config, sources):
     if len(set(classes)) < len(classes) or config.get("classes") != len(classes):
         raise unusable(path, "does not name its classes once each")
     return tasks.own(sources, classes)
+
+
+def reading_of(path, about, config):
+    """How the task folder's pictures were read; {} for other tasks. Raises InputError."""
+    if config["task"] != "folder":
+        return {}
+    said = about.get("reading")
+    if not isinstance(said, dict) or any(
+        said.get(name) not in READING[name][0] for name in READING
+    ):
+        raise unusable(path, "does not say how pictures were read")
+    return {name: said[name] for name in READING}
 
 
 def check_config(path, config, sources, task):
