@@ -237,7 +237,7 @@ def run_all(command, table, description, argv):
     if len(plans) > 1:
         with locked(folder, wait=True):
             path = report.write_report(folder)
-        print(f"\n{report.summary_text(folder)}\n\n{path}")
+        print(f"\n{report.summary_text(folder, first=True)}\n\n{path}")
     return 0
 
 

@@ -244,12 +244,13 @@ def page_text(parts):
 # -- files and command line
 
 
-def summary_text(folder):
-    """The tables for the screen.
+def summary_text(folder, first=False):
+    """The tables for the screen, or the first section's alone.
 
     Raises InputError where the folder has no run, or files that no run left so.
     """
-    return page_text(sections(folder, draw=lambda runs, tsne: []))
+    parts = sections(folder, draw=lambda runs, tsne: [])
+    return page_text(parts[:1] if first else parts)
 
 
 def write_report(folder, tsne=False):

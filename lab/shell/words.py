@@ -1,5 +1,7 @@
 """Texts for the screen."""
 
+from unicodedata import east_asian_width
+
 
 def plural(number, noun):
     """plural(1, "run") -> "1 run", plural(2000, "run") -> "2,000 runs"."""
@@ -20,14 +22,18 @@ def percents(values):
 
 def table(rows, left):
     """Rows of texts -> aligned lines; the columns numbered in left are flush left, others right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return [
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
+    widths = [max(map(columns, column)) for column in zip(*rows)]
+
+    def padded(i, cell):
+        room = " " * (widths[i] - columns(cell))
+        return cell + room if i in left else room + cell
+
+    return ["  ".join(padded(i, cell) for i, cell in enumerate(row)).rstrip() for row in rows]
+
+
+def columns(text):
+    """How wide a terminal shows it: a Chinese letter takes two columns."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def is_name(value):
