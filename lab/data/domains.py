@@ -134,7 +134,10 @@ def why_none(folder):
     for sub in subfolders(folder):
         for deeper in subfolders(sub):
             if any(map(is_picture, deeper.iterdir())):
-                return f"{deeper} holds pictures, one folder too deep; {LAYOUT}: move them up"
+                return (
+                    f"{deeper} holds pictures, one folder too deep; {LAYOUT}: if its domain is "
+                    f"{sub.name}, give --data {folder}, else move the pictures up"
+                )
     return f"{folder} holds no class folder with pictures; {LAYOUT}"
 
 

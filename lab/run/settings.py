@@ -137,10 +137,12 @@ def complete(cfg, task):
             f"{len(task.clients)} for {', '.join(task.clients)}, "
             f"not negative, not all zero and at most {MANY}"
         )
-    if cfg.size % 8 or (cfg.size != 32 and cfg.task != "folder"):
+    if cfg.size % 8:
+        raise InputError(f"--size is {cfg.size}; it must be a multiple of 8, such as 64")
+    if cfg.size != 32 and cfg.task != "folder":
         raise InputError(
-            f"--size is {cfg.size}; it must be a multiple of 8, and 32 for the images of digits "
-            "and office"
+            f"--size is {cfg.size}; the images of {cfg.task} have 32: leave it away, or give "
+            "pictures to the task folder"
         )
     return cfg
 

@@ -347,7 +347,12 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "stop", [Killed, OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt]
+    "stop",
+    [
+        Killed,
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), marks=pytest.mark.slow),
+        pytest.param(KeyboardInterrupt, marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_run_ends_in_the_same_bytes(stop, command, monkeypatch, capsys):
     """So it does wherever it was stopped, before or after any write."""
