@@ -1,7 +1,9 @@
 """Where the images of a task come from. `lab.data.load.load(task, folder)` is the way in.
 
     load.py     files or stand-in -> training images, test images, where they are from
-    tasks.py    the two tasks: domains, clients, fractions
+    tasks.py    the tasks: domains, classes, clients, fractions
+    domains.py  folders of the user's own domains
+    cache.py    their pictures, kept for the next run
     find.py     where the files of each domain may lie
     digits.py   readers of MNIST, USPS, SVHN and SYN
     office.py   Office-Caltech10's folders, and its exchange of images
