@@ -173,6 +173,12 @@ def look_at_files(folder, packed):
     """The Listing of domains that are npz files."""
     number = 1 + max(int(read_labels(path).max(initial=0)) for path in packed)
     check_number(folder, number)
+    for path in packed:
+        if has_test(path) and (most := read_labels(path, "test_labels").max(initial=0)) >= number:
+            raise InputError(
+                f"{path}: test_labels has {most}, and no domain has a training image of a class "
+                f"beyond {number - 1}; wanted training images of it in one domain at least"
+            )
     train = {path.stem: path for path in packed}
     return Listing(folder, tuple(map(str, range(number))), train, dict.fromkeys(train, ()), ())
 
@@ -274,17 +280,16 @@ def read_labels(path, name="labels"):
     return labels.astype(np.int32)
 
 
+def has_test(path):
+    """Whether an npz file has test images."""
+    with zipfile.ZipFile(path) as archive:  # it was read before, so it is one
+        return "test_images.npy" in archive.namelist()
+
+
 def read_file(path, size, fit):
     """An npz file -> (images, labels) to train, (images, labels) to test, none if it has none."""
-    parts = [("images", "labels")]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if "test_images.npy" in archive.namelist():
-                parts.append(("test_images", "test_labels"))
-    except zipfile.BadZipFile:
-        pass  # read_npz tells
-    made = []
-    for name, of_labels in parts:
+    parts, made = [("images", "labels"), ("test_images", "test_labels")], []
+    for name, of_labels in parts[: 1 + has_test(path)]:
         (images,), labels = read_npz(path, (name,)), read_labels(path, of_labels)
         if images.ndim == 4 and images.shape[3] == 1:
             images = images[..., 0]
