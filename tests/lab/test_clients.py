@@ -57,6 +57,14 @@ def test_seeds_and_domains_hold_back_others():
     assert len(drawn) == 6
 
 
+def test_each_class_gives_its_fifth():
+    data = numbered(100, [k % 4 for k in range(100)])
+    for seed in range(5):
+        cfg = dataclasses.replace(CFG, seed=seed)
+        labels = hold_back({"a": data}, {"a": NONE}, cfg)[1]["a"][1]
+        assert np.bincount(labels).tolist() == [5, 5, 5, 5]
+
+
 def test_test_images_of_its_own_stay():
     data, test = numbered(10, [0] * 10), numbered(3, [1, 2, 3])
     train, tests = hold_back({"a": data}, {"a": test}, CFG)
