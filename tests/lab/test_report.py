@@ -16,7 +16,9 @@ import made_runs
 import numpy as np
 import pytest
 
+from lab.data.tasks import own
 from lab.report import charts, folders, paper, report, tables
+from lab.run import records
 from lab.run.records import read_run
 from lab.run.settings import PRESETS
 from lab.shell.errors import InputError
@@ -801,3 +803,41 @@ def test_two_runs_of_a_seed_are_refused(small):
     shutil.copytree(f"{small}/fpl/seed-1", f"{small}/fpl/seed-7")
     with pytest.raises(InputError, match="two runs of fpl with seed 1"):
         report.summary_text(small)
+
+
+def left_out(variant, seed, domain, accuracy):
+    """A run on three domains, of which one has no client."""
+    names = ("a", "b", "c")
+    clients = [0 if name == domain else 2 for name in names]
+    log = {"accuracy": dict.fromkeys(names, 50.0) | {domain: accuracy}, "avg": 50.0}
+    config = {"task": "folder", "clients": clients, "seed": seed, "tau": 0.02, "rounds": 1}
+    task = own(names, ("x", "y"))
+    return records.Run("", variant, config, {}, [log], {}, task, {}, "")
+
+
+def test_each_domain_left_out_is_a_column():
+    """Of the runs without it; AVG is a mean over domains, of seeds that have them all."""
+    experiments = [
+        [
+            left_out(name, seed, domain, start + 10 * seed + i)
+            for name, start in (("fedavg", 20), ("fpl", 30))
+            for seed in (0, 1)
+        ]
+        for i, domain in enumerate("abc")
+    ]
+    table = tables.leave_one_out(experiments)
+    assert table.head == ["left out", "a", "b", "c", "AVG", "seeds"]
+    assert table.rows == [
+        ["FedAvg", "25.00 ± 7.07", "26.00 ± 7.07", "27.00 ± 7.07", "26.00 ± 7.07", "2 seeds"],
+        ["FPL", "35.00 ± 7.07", "36.00 ± 7.07", "37.00 ± 7.07", "36.00 ± 7.07", "2 seeds"],
+    ]
+    assert ("here", "fpl", 2, "c", "37.00", "7.07") in table.records
+    del experiments[2][-1]  # FPL's seed 1 without c is not there
+    row = tables.leave_one_out(experiments).rows[1]
+    assert row == ["FPL", "35.00 ± 7.07", "36.00 ± 7.07", "32.00", "31.00", "1 seed"]
+
+
+def test_one_domain_left_out_makes_no_table():
+    runs = [left_out("fpl", 0, "a", 20.0)]
+    whole = [left_out("fpl", 0, "none", 20.0)]
+    assert tables.leave_one_out([runs]) is None and tables.leave_one_out([runs, whole]) is None
