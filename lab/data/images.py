@@ -1,10 +1,11 @@
-"""Pictures of any format and size -> uint8 [32,32,3]."""
+"""Pictures of any format and size -> uint8 [32,32,3], or another square."""
 
+import contextlib
 import io
 import warnings
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lab.data.limits import LARGEST
 from lab.shell.errors import InputError
@@ -16,10 +17,14 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 LARGEST_SIDE = 1 << 15  # pixels; Pillow's resizing takes memory by the longer side
 
 
-def to_square(image):
-    """A Pillow image -> [32,32,3], bilinear."""
-    if image.size != (SIDE, SIDE):
-        image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+def to_square(image, size=SIDE, fit="stretch"):
+    """A Pillow image -> [size,size,3], bilinear: the whole of it, or its middle with fit "crop"."""
+    if fit == "crop":
+        # The same as a resize of the shorter side and a cut: but a picture of 1 x 30,000 pixels
+        # does not become one of size x 30,000 size on the way.
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    elif image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image.convert("RGB"))
 
 
@@ -45,10 +50,10 @@ def widened(rows):
     return np.asarray(sheet.resize((SIDE, n * h), Image.Resampling.BILINEAR)).reshape(n, h, SIDE)
 
 
-def decode(content):
-    """The bytes of one picture of any mode -> [32,32,3].
+def decode(content, size=SIDE, fit="stretch", rotation="file"):
+    """The bytes of one picture of any mode -> [size,size,3].
 
-    A rotation that EXIF asks for is left alone, as in torchvision.
+    rotation "file": what EXIF asks for is left alone, as in torchvision; "exif": it is done.
     """
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         # A photo has hardly less than a bit for three pixels;
@@ -60,44 +65,63 @@ def decode(content):
             )
         if image.mode == "F":
             raise ValueError("its pixels are floating-point numbers of unknown range")
+        if rotation == "exif":
+            turn(image)
         if image.mode.startswith("I"):
             # 16-bit grey: Pillow's own convert would clip everything above 255 to white.
             grey = np.clip(np.asarray(image), 0, 65535).astype(np.int32)
-            return to_square(Image.fromarray(((grey + 128) // 257).astype(np.uint8)))
+            grey = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+            return to_square(grey, size, fit)
         # 16-bit colours come from Pillow cut to their upper bytes: at most one of 255 shades too
         # dark. About a palette with transparency it warns unless it goes by way of RGBA.
-        return to_square(image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB"))
+        image = image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
+        return to_square(image, size, fit)
+
+
+def turn(image):
+    """Turn a Pillow image in place as its EXIF asks; EXIF that is damaged asks for nothing."""
+    image.load()  # outside of the try: a damaged picture is an error
+    with contextlib.suppress(Exception):  # damaged EXIF raises nearly anything
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+class DamagedPicture(InputError):
+    """A file that is no picture that can be used; reason: why, without the file's name."""
+
+    def __init__(self, path, reason):
+        super().__init__(
+            f"{path}: not a readable image ({reason}); put a good copy in its place or move it away"
+        )
+        self.reason = reason
 
 
 def read_image(path):
-    """One picture file -> [32,32,3].
+    """One picture file -> [32,32,3], as read_picture without any warning."""
+    with warnings.catch_warnings():
+        # They are about what Pillow can do without, or what is refused anyway.
+        warnings.simplefilter("ignore")
+        return read_picture(path)
 
-    Raises InputError for what is no picture, OSError for what cannot be read and may be one.
+
+def read_picture(path, size=SIDE, fit="stretch", rotation="file"):
+    """One picture file -> [size,size,3]; threads may call it at the same time.
+
+    Raises DamagedPicture for what is no picture, OSError for what cannot be read and may be one.
     """
-    size = path.stat().st_size
+    length = path.stat().st_size
     # Read whole, because Pillow asks an open file for as many bytes as a damaged header promises.
-    content = path.read_bytes() if size <= LARGEST["picture"] else b""
+    content = path.read_bytes() if length <= LARGEST["picture"] else b""
     try:
-        if size > LARGEST["picture"]:
-            raise ValueError(f"{size} bytes, wanted at most {LARGEST['picture']}")
-        with warnings.catch_warnings():
-            # They are about what Pillow can do without, or what is refused anyway.
-            warnings.simplefilter("ignore")
-            return decode(content)
+        if length > LARGEST["picture"]:
+            raise ValueError(f"{length} bytes, wanted at most {LARGEST['picture']}")
+        return decode(content, size, fit, rotation)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise not_readable(path, f"none of {', '.join(FORMATS)}") from error
+        raise DamagedPicture(path, f"none of {', '.join(FORMATS)}") from error
     except Exception as error:  # a damaged file raises nearly anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise not_readable(path, reason) from error
-
-
-def not_readable(path, reason):
-    """The InputError for a file that is no picture that can be used."""
-    return InputError(
-        f"{path}: not a readable image ({reason}); put a good copy in its place or move it away"
-    )
+        raise DamagedPicture(path, reason) from error
 
 
 def read_class_folders(folder, classes):

@@ -15,7 +15,7 @@ from lab.data.tasks import NUM_CLASSES, TASKS
 from lab.run.settings import THE_TASKS, complete
 from lab.shell.errors import InputError
 from lab.shell.files import is_there, read_file
-from lab.shell.words import plural
+from lab.shell.words import is_name, plural
 
 MOST_CLIENTS = 1_000_000  # of a domain: what is drawn has a row for each
 NEEDED = ("seed", "rounds", "cpcl", "upcr", "tau", "clients")  # no report can be without these
@@ -129,19 +129,6 @@ def is_a(value, kind):
             and all(type(n) is int and n <= MOST_CLIENTS for n in value)
         )
     return type(value) in ((int, float) if kind is float else (kind,))
-
-
-def is_name(value):
-    """Whether the pictures can show it.
-
-    matplotlib leaves out what begins with _, and fails at half a letter such as \\ud800.
-    """
-    return (
-        isinstance(value, str)
-        and value.isprintable()
-        and 0 < len(value) <= 100
-        and not value.startswith("_")
-    )
 
 
 def variant_of(path, about, config):

@@ -6,6 +6,19 @@ def plural(number, noun):
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def is_name(value):
+    """Whether the pictures can show it.
+
+    matplotlib leaves out what begins with _, and fails at half a letter such as \\ud800.
+    """
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and 0 < len(value) <= 100
+        and not value.startswith("_")
+    )
+
+
 def one_line(error):
     """What is said as one line of bounded length, whatever flags and paths it quotes."""
     text = " ".join(str(error).splitlines())
