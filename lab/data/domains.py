@@ -19,6 +19,7 @@ from PIL import Image
 
 from lab.data import cache
 from lab.data.images import is_picture, subfolders, to_square
+from lab.data.limits import LARGEST
 from lab.data.npz import read_npz
 from lab.data.pictures import decode_all
 from lab.shell import cores
@@ -73,51 +74,43 @@ def look(folder):
             )
         if not files and not subs:
             raise InputError(f"{folder} holds no folders and no .npz files; {WANTED}")
-        found = look_at_files(files) if files else look_at_folders(folder, subs)
+        found = look_at_files(folder, files) if files else look_at_folders(folder, subs)
     except OSError as error:
         raise InputError(
             f"{error.filename or folder} cannot be read ({error.strerror or error}); "
             "look at its rights and its disk, then give the same command again"
         ) from error
-    return checked(Listing(folder, *found))
+    return checked(*found)
 
 
 def is_npz(path):
     return path.suffix.lower() == ".npz" and not path.name.startswith(".") and path.is_file()
 
 
-def checked(listing):
-    """The listing with a note for each domain that lacks classes. Raises InputError."""
-    if not 2 <= len(listing.classes) <= MOST_CLASSES:
+def checked(listing, held, tested):
+    """The listing with a note for each domain that lacks classes. Raises InputError.
+
+    held, tested: {domain: the labels of its training images, of its test images, as a set}.
+    """
+    classes, notes = listing.classes, list(listing.notes)
+    if not 2 <= len(classes) <= MOST_CLASSES:
         raise InputError(
-            f"{listing.folder} holds images of {len(listing.classes)} "
-            f"class{'es' * (len(listing.classes) != 1)}, {first_of(listing.classes)}; "
-            f"wanted 2 to {MOST_CLASSES}; {WANTED}"
+            f"{listing.folder} holds images of {len(classes)} class{'es' * (len(classes) != 1)}, "
+            f"{first_of(classes)}; wanted 2 to {MOST_CLASSES}; {WANTED}"
         )
-    held = {domain: labels_held(train) for domain, train in listing.train.items()}
     known = set().union(*held.values())
-    for domain, test in listing.tests.items():
-        strange = sorted(labels_held(test, "test_labels") - known)
-        if strange:
+    for domain, labels in tested.items():
+        if strange := [classes[k] for k in sorted(labels - known)]:
             raise InputError(
-                f"{domain}'s test images are of class {first_of(listing.classes[k] for k in strange)},"
-                " of which no domain has a training image; wanted some; move them away or add some"
+                f"{domain} has test images of {first_of(strange)}, of which no domain has a "
+                "training image; wanted some of each class; add them, or move the test images away"
             )
-    notes = list(listing.notes)
     for domain, labels in held.items():
-        lacking = [name for k, name in enumerate(listing.classes) if k not in labels]
-        if lacking:
-            total = len(listing.classes)
+        if lacking := [name for k, name in enumerate(classes) if k not in labels]:
+            total = len(classes)
             notes.append(f"{domain} lacks {len(lacking)} of {total} classes: {first_of(lacking)}")
-    notes += [*alike("domain", held), *alike("class", listing.classes)]
+    notes += [*alike("domain", held), *alike("class", classes)]
     return listing._replace(notes=tuple(notes))
-
-
-def labels_held(part, name="labels"):
-    """The labels of a domain's part of a Listing, as a set."""
-    if isinstance(part, Path):
-        return set(read_labels(part)[name].tolist())
-    return {label for _, label in part}
 
 
 def alike(kind, names):
@@ -159,9 +152,9 @@ def first_of(names, most=5):
 
 
 def look_at_folders(folder, subs):
-    """The folders of domains -> (classes, train, tests, notes)."""
+    """The folders of domains -> what `checked` takes."""
     refuse_one_domain(folder, subs)
-    notes, skipped, empty = [], Counter(), set()
+    notes, skipped = [], Counter()
     passed = passed_over(folder)
     parts = {}  # domain -> its two {class: pictures}
     for sub in subs:
@@ -190,7 +183,11 @@ def look_at_folders(folder, subs):
     train, tests = (
         {domain: in_order(pair[i], classes) for domain, pair in parts.items()} for i in (0, 1)
     )
-    return tuple(classes), train, tests, tuple(notes)
+    held, tested = (
+        {domain: {label for _, label in pairs} for domain, pairs in side.items()}
+        for side in (train, tests)
+    )
+    return Listing(folder, tuple(classes), train, tests, tuple(notes)), held, tested
 
 
 def in_order(pictures, classes):
@@ -297,67 +294,71 @@ def passed_over(folder):
 # ---------------------------------------------------------------- .npz files
 
 
-def look_at_files(files):
-    """The .npz files of domains -> (classes, train, tests, notes)."""
-    train, tests, most = {}, {}, 0
+def look_at_files(folder, files):
+    """The .npz files of domains -> what `checked` takes."""
+    train, tests, held, tested = {}, {}, {}, {}
     for path in files:
-        check_name(path, path.stem, "domain")
-        if path.stem in train:
+        domain = path.stem
+        check_name(path, domain, "domain")
+        if domain in train:
             raise InputError(
-                f"{path} and {train[path.stem].name} are of one name; wanted one file for each "
+                f"{path} and {train[domain].name} are of one name; wanted one file for each "
                 "domain; rename one of them"
             )
-        labels = read_labels(path)
-        train[path.stem] = path
-        tests[path.stem] = path if "test_labels" in labels else ()
-        most = max(most, *(part.max(initial=0) for part in labels.values()))
-    return tuple(str(k) for k in range(most + 1)), train, tests, ()
+        if path.stat().st_size > LARGEST["npz"]:
+            raise InputError(
+                f"{path} has {path.stat().st_size} bytes; wanted at most {LARGEST['npz']}; "
+                "lay its images as pictures into DIR/<domain>/<class>/"
+            )
+        labels, test_labels = read_npz(path, ("labels",), ("test_labels",))
+        train[domain], tests[domain] = path, () if test_labels is None else path
+        held[domain] = set(checked_labels(path, "labels", labels).tolist())
+        tested[domain] = set()
+        if test_labels is not None:
+            tested[domain] |= set(checked_labels(path, "test_labels", test_labels).tolist())
+    most = max(max(held[domain] | tested[domain]) for domain in held)
+    classes = tuple(str(k) for k in range(most + 1))
+    return Listing(folder, classes, train, tests, ()), held, tested
 
 
-def read_labels(path):
-    """{"labels": int32 [n]} of an .npz file, and its "test_labels" if it has them."""
-    labels, test_labels = read_npz(path, ("labels",), ("test_labels",))
-    found = {"labels": labels} | ({} if test_labels is None else {"test_labels": test_labels})
-    for name, array in found.items():
-        if array.ndim != 1 or array.dtype.kind not in "iuf" or not array.size:
-            raise InputError(
-                f"{path}: {name} is {array.dtype} {list(array.shape)}; "
-                "wanted one whole number for each image; save it again"
-            )
-        bad = array[~np.isin(array, np.arange(MOST_CLASSES))]
-        if bad.size:
-            raise InputError(
-                f"{path}: {name} holds {bad[0]}; wanted whole numbers from 0 to "
-                f"{MOST_CLASSES - 1}; number the classes from 0 and save it again"
-            )
-        found[name] = array.astype(np.int32)
-    return found
+def checked_labels(path, name, labels):
+    """Labels as int32 [n]. Raises InputError."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iuf" or not labels.size:
+        raise InputError(
+            f"{path}: {name} is {labels.dtype} {list(labels.shape)}; "
+            "wanted one whole number for each image; save it again"
+        )
+    bad = labels[~np.isin(labels, np.arange(MOST_CLASSES))]
+    if bad.size:
+        raise InputError(
+            f"{path}: {name} holds {bad[0]}; wanted whole numbers from 0 to "
+            f"{MOST_CLASSES - 1}; number the classes from 0 and save it again"
+        )
+    return labels.astype(np.int32)
 
 
 def read_file(path, size, fit):
     """An .npz file -> (images, labels) to train, (images, labels) to test, perhaps none."""
-    labels = read_labels(path)
-    images = read_npz(path, ("images",), ("test_images",))
+    names = ("images", "labels"), ("test_images", "test_labels")
+    arrays = read_npz(path, *names)
     parts = []
-    for array, which in zip(images, ("", "test_")):
-        wanted = labels.get(f"{which}labels")
-        if array is None and wanted is None:
-            parts.append(none_of(size))
+    for name, images, labels in zip(("images", "test_images"), arrays[::2], arrays[1::2]):
+        if images is None and labels is None:
+            parts.append((np.empty((0, size, size, 3), np.uint8), np.empty(0, np.int32)))
             continue
-        shape = () if array is None else array.shape
+        shape = () if images is None else images.shape
         good = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-        if not good or array.dtype != np.uint8 or wanted is None or shape[:1] != wanted.shape:
-            kind = "lacking" if array is None else f"{array.dtype} {list(shape)}"
-            count = "no" if wanted is None else len(wanted)
+        good = good and images.dtype == np.uint8 and all(shape[1:3])
+        if not good or labels is None or labels.shape != shape[:1]:
+            kind = "lacking" if images is None else f"{images.dtype} {list(shape)}"
+            of = "none" if labels is None else list(labels.shape)
             raise InputError(
-                f"{path}: {which}images is {kind}, with {count} {which}labels; wanted uint8 "
-                "[n, h, w], [n, h, w, 1] or [n, h, w, 3] and n labels; save it again"
+                f"{path}: {name} is {kind}, its labels are {of}; wanted uint8 [n, h, w], "
+                "[n, h, w, 1] or [n, h, w, 3] and n labels; save it again"
             )
-        if not all(shape[1:3]):
-            raise InputError(
-                f"{path}: {which}images of {list(shape)} have no pixels; save it again"
-            )
-        parts.append((squares(array, size, fit), wanted))
+        check_memory(len(images), size)
+        labels = checked_labels(path, name.replace("images", "labels"), labels)
+        parts.append((squares(images, size, fit), labels))
     return parts
 
 
@@ -369,10 +370,6 @@ def squares(array, size, fit):
     for i, image in enumerate(array):
         images[i] = to_square(Image.fromarray(np.ascontiguousarray(image)), size, fit)
     return images
-
-
-def none_of(size):
-    return np.empty((0, size, size, 3), np.uint8), np.empty(0, np.int32)
 
 
 # ---------------------------------------------------------------- reading
@@ -388,7 +385,6 @@ def read(listing, size=32, fit="stretch", rotation="exif"):
     for name, value, choices in (("fit", fit, FITS), ("rotation", rotation, ROTATIONS)):
         if value not in choices:
             raise InputError(f"--{name} {value!r}; wanted {' or '.join(choices)}")
-    check_memory(count(listing), size)
     try:
         if any(isinstance(part, Path) for part in listing.train.values()):
             pairs = {d: read_file(path, size, fit) for d, path in listing.train.items()}
@@ -399,14 +395,6 @@ def read(listing, size=32, fit="stretch", rotation="exif"):
             f"{error.filename or listing.folder} cannot be read ({error.strerror or error}); "
             "look at its rights and its disk, then give the same command again"
         ) from error
-
-
-def count(listing):
-    """How many images, training and test ones, a Listing stands for."""
-    parts = [*listing.train.values(), *listing.tests.values()]
-    files = {part for part in parts if isinstance(part, Path)}
-    in_files = sum(len(labels) for path in files for labels in read_labels(path).values())
-    return in_files + sum(len(part) for part in parts if not isinstance(part, Path))
 
 
 def check_memory(pictures, size):
@@ -420,9 +408,10 @@ def check_memory(pictures, size):
 
 
 def read_folders(listing, size, fit, rotation):
-    """(train, tests) of folders of pictures, all of which lie in one array, from the cache if so."""
+    """(train, tests) of folders of pictures: slices of one array, which the cache may have."""
     parts = [*listing.train.values(), *listing.tests.values()]
     paths = [path for part in parts for path, _ in part]
+    check_memory(len(paths), size)
     about = (os.path.abspath(listing.folder), size, fit, rotation)
     stamps = [stamp(path) for path in paths]
     key = key_of(about, listing.folder, paths, stamps)

@@ -17,7 +17,7 @@ MOST_NAMED = 1500  # characters of a line that names damaged pictures
 
 
 def decode_all(folder, paths, images, fit, rotation):
-    """Each picture into its place in images, on all cores. Raises InputError naming all bad ones."""
+    """Each picture into its place in images, on all cores. Raises InputError for all bad ones."""
 
     def decode_one(i):
         try:
