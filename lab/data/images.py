@@ -79,9 +79,10 @@ def decode(content, size=SIDE, fit="stretch", rotation="file"):
 
 
 def turn(image):
-    """Turn a Pillow image in place as its EXIF asks; EXIF that is damaged asks for nothing."""
-    image.load()  # outside of the try: a damaged picture is an error
-    with contextlib.suppress(Exception):  # damaged EXIF raises nearly anything
+    """Turn a Pillow image in place as its EXIF asks, as far as that can be read."""
+    image.load()  # not below: a damaged picture is an error
+    # EXIF with a damaged entry raises nearly anything, even when the image is turned already.
+    with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
 
 

@@ -213,9 +213,12 @@ def test_a_crop_is_the_middle(tmp_path):
     """Of 96 x 32 pixels it is the 32 in the middle, as they stand."""
     path = write_picture(tmp_path / "d/x/a/wide.png", 1, 96, 32)
     write_picture(tmp_path / "d/x/b/tall.png", 2, 32, 64)
+    deep = np.arange(0, 65536, 32, dtype=np.uint16).reshape(32, 64)
+    Image.fromarray(deep).save(tmp_path / "d/x/b/with 16 bits.png")
     train, _ = domains.read(domains.look(tmp_path / "d"), 32, "crop")
     assert np.array_equal(train["x"][0][0], np.asarray(Image.open(path))[:, 32:64])
     assert np.array_equal(train["x"][0][1], np.asarray(picture(2, 32, 64))[16:48])
+    assert np.abs(train["x"][0][2][..., 0] - deep[:, 16:48] / 257).max() <= 0.5
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -286,6 +289,16 @@ def test_what_changes_the_images_misses_the_cache(tmp_path, kept, monkeypatch, c
     else:
         options = {change: {"size": 16, "fit": "crop", "rotation": "file"}[change]}
     domains.read(domains.look(root), **options)
+    assert len(kept) == 8
+
+
+def test_file_names_count_where_times_do_not(tmp_path, kept, monkeypatch):
+    """A file system may leave a renamed file's times as they are."""
+    root = write_domains(tmp_path / "d", {"x": "a b"})
+    monkeypatch.setattr(domains, "stamp", lambda path: (1, 2, 3))
+    domains.read(domains.look(root))
+    (root / "x/a/000.png").rename(root / "x/a/zzz.png")
+    domains.read(domains.look(root))
     assert len(kept) == 8
 
 
