@@ -19,7 +19,7 @@ from lab.shell.files import write_whole
 
 FOLDER = Path("runs/.pictures")
 MOST_ENTRIES = 4  # the newest ones; one for each folder, size, fit and rotation
-FEWEST = 100  # pictures; fewer are decoded in about a tenth of a second
+FEWEST_BYTES = 300_000  # of all files; fewer are decoded in about a tenth of a second
 
 
 def decoder():
@@ -52,8 +52,6 @@ def load(about, key, images):
 
 def save(about, key, images):
     """Keep images, if the disk has room and lets us."""
-    if len(images) < FEWEST:
-        return
     path = entry(about)
 
     def write(part):

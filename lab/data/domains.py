@@ -424,7 +424,8 @@ def read_folders(listing, size, fit, rotation):
                     f"{path} changed while the pictures were read; "
                     "give the same command again when nothing writes there"
                 )
-        cache.save(about, key, images)
+        if sum(length for length, *_ in stamps) >= cache.FEWEST_BYTES:
+            cache.save(about, key, images)
     domains, at = [], 0
     for part in parts:
         labels = np.array([label for _, label in part], np.int32)

@@ -29,7 +29,7 @@ def kept(monkeypatch):
     """A cache for folders however small, and the list of what was decoded."""
     decoded = []
     read = pictures.read_picture
-    monkeypatch.setattr(cache, "FEWEST", 1)
+    monkeypatch.setattr(cache, "FEWEST_BYTES", 1)
     monkeypatch.setattr(
         pictures, "read_picture", lambda path, *rest: decoded.append(path.name) or read(path, *rest)
     )
