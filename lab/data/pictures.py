@@ -4,9 +4,10 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
-from lab.data.images import DamagedPicture, read_picture
+from lab.data.images import FORMATS, DamagedPicture, read_picture
 from lab.shell import cores
 from lab.shell.errors import InputError
 from lab.shell.words import plural
@@ -25,6 +26,12 @@ def decode_all(folder, paths, images, fit, rotation):
         except (DamagedPicture, OSError) as error:
             return error
 
+    Image.init()  # here, so that no two threads load Pillow's plugins
+    if lacking := [name for name in FORMATS if name not in Image.OPEN]:
+        raise InputError(
+            f"Pillow cannot open {', '.join(lacking)} here; wanted all of {', '.join(FORMATS)}; "
+            "remove the folder .venv, and run.sh makes it anew"
+        )
     pool = ThreadPoolExecutor(min(cores.granted(), MOST_THREADS))
     with warnings.catch_warnings():  # here, for threads share the filters
         warnings.simplefilter("ignore")

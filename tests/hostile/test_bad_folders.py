@@ -263,6 +263,14 @@ def test_a_strange_file_name_stays_in_its_line(tmp_path):
     assert len(Path("runs/damaged.txt").read_text().splitlines()) == 60
 
 
+def test_a_lacking_format_damages_no_picture(tmp_path, monkeypatch):
+    """A plugin of Pillow's may be unreadable: the pictures are whole."""
+    found = domains.look(write_domains(tmp_path / "d", {"x": "a b"}))
+    monkeypatch.delitem(Image.OPEN, "JPEG")
+    line = refusal(domains.read, found)
+    assert line.startswith("Pillow cannot open JPEG here") and "x/a" not in line
+
+
 def test_damaged_exif_turns_nothing(tmp_path):
     root = write_domains(tmp_path / "d", {"x": "a b"}, 1)
     starts = (b"nonsense", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09")
