@@ -1,71 +1,74 @@
-"""Pictures that were read once, kept in runs/.pictures for the next run.
+"""Decoded pictures, kept in runs/.pictures so that the next run need not decode them again.
 
-A file there is named by a hash of all that its content depends on: the folder, how pictures are
-read, and of each picture its path, size, times and number on the disk. It ends in a checksum of its
-own bytes. Whatever is not right means to read the pictures again; nothing here is an error.
+An entry is a key, a checksum and the bytes of one array. It is an offer, never a duty: whatever is
+odd about it, the pictures are read again; and where it cannot be written there is none. The folder
+may be removed at any time.
 """
 
 import contextlib
 import hashlib
-import json
 import os
+import shutil
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+import PIL
+from PIL import features
 
+from lab.data import images as reader
 from lab.shell.files import write_whole
 
-KEPT = Path("runs", ".pictures")
-MOST = 4  # files, of the size of the images
-FEWEST = 500  # pictures: fewer are read as fast
+FOLDER = Path("runs/.pictures")
+MOST_ENTRIES = 4  # the newest ones; one for each folder, size, fit and rotation
+FEWEST_BYTES = 300_000  # of all files; fewer are decoded in about a tenth of a second
 
 
-def kept(folder, paths, how, read):
-    """The images of these paths, from an earlier run, or by read(), which are kept then."""
-    if len(paths) < FEWEST:
-        return read()
-    before = key(folder, paths, how)
-    path = KEPT / f"{before}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        images = np.load(path, allow_pickle=False)
-        size = how["side"]
-        whole = images.shape == (len(paths), size, size, 3) and images.dtype == np.uint8
-        if whole and path.with_suffix(".sha256").read_text() == digest(images):
-            return images
-    images = read()
-    if key(folder, paths, how) == before:  # else a picture was changed meanwhile
-        with contextlib.suppress(OSError):
-            keep(path, images)
-    return images
+def decoder():
+    """What decodes: the same files come out otherwise where this is another one."""
+    source = hashlib.sha256(Path(reader.__file__).read_bytes()).hexdigest()
+    return PIL.__version__, features.version("libjpeg_turbo"), features.version("jpg"), source
 
 
-def key(folder, paths, how):
-    """A hash of all that the images depend on."""
-    files = []
-    for path in paths:
-        state = os.stat(path)
-        times = state.st_mtime_ns, state.st_ctime_ns
-        files.append((os.fsdecode(path), state.st_size, *times, state.st_ino, state.st_dev))
-    facts = [os.path.abspath(folder), how, Image.__version__, files]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+def entry(about):
+    """The file for (folder, size, fit, rotation): what it held for older pictures is replaced."""
+    return FOLDER / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.bytes"
 
 
-def digest(images):
-    return hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+def load(about, key, images):
+    """Whether images, an array, was filled with what is kept under this key."""
+    try:
+        with open(entry(about), "rb") as file:
+            if os.fstat(file.fileno()).st_size != 64 + images.nbytes or file.read(32) != key:
+                return False
+            checksum = file.read(32)
+            whole = file.readinto(images.reshape(-1)) == images.nbytes
+        if whole and hashlib.sha256(images).digest() == checksum:
+            with contextlib.suppress(OSError):
+                os.utime(entry(about))  # the newest are kept
+            return True
+    except OSError:
+        pass
+    return False
 
 
-def keep(path, images):
-    """Write the images, and forget the oldest beyond MOST."""
-    KEPT.mkdir(parents=True, exist_ok=True)
+def save(about, key, images):
+    """Keep images, if the disk has room and lets us."""
+    path = entry(about)
 
     def write(part):
-        with open(part, "wb") as file:  # an open file, since np.save adds .npy to a name
-            np.save(file, images)
+        with open(part, "wb") as file:
+            file.write(key + hashlib.sha256(images).digest())
+            file.write(images)
 
-    write_whole(path, write)
-    write_whole(path.with_suffix(".sha256"), lambda part: Path(part).write_text(digest(images)))
-    newest = sorted(KEPT.glob("*.npy"), key=lambda path: -path.stat().st_mtime)
-    for old in newest[MOST:]:
-        old.unlink()
-        old.with_suffix(".sha256").unlink(missing_ok=True)
+    try:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        if images.nbytes > shutil.disk_usage(FOLDER).free // 2:  # a run needs room for itself
+            return
+        try:
+            write_whole(path, write)
+        except OSError:
+            os.unlink(f"{path}.part")
+        by_age = sorted(FOLDER.glob("*.bytes*"), key=lambda path: path.stat().st_mtime)
+        for old in by_age[:-MOST_ENTRIES]:
+            old.unlink()
+    except OSError:
+        pass

@@ -1,5 +1,6 @@
-"""Pictures of any format and size -> uint8 [32,32,3], or of another size [s,s,3]."""
+"""Pictures of any format and size -> uint8 [32,32,3], or another square."""
 
+import contextlib
 import io
 import warnings
 
@@ -16,12 +17,14 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 LARGEST_SIDE = 1 << 15  # pixels; Pillow's resizing takes memory by the longer side
 
 
-def to_square(image, side=SIDE, fit="stretch"):
-    """A Pillow image -> [side,side,3], bilinear. fit "crop": of its longer side the middle."""
+def to_square(image, size=SIDE, fit="stretch"):
+    """A Pillow image -> [size,size,3], bilinear: the whole of it, or its middle with fit "crop"."""
     if fit == "crop":
-        image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-    elif image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BILINEAR)
+        # The same as a resize of the shorter side and a cut: but a picture of 1 x 30,000 pixels
+        # does not become one of size x 30,000 size on the way.
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    elif image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image.convert("RGB"))
 
 
@@ -47,10 +50,10 @@ def widened(rows):
     return np.asarray(sheet.resize((SIDE, n * h), Image.Resampling.BILINEAR)).reshape(n, h, SIDE)
 
 
-def decode(content, side=SIDE, fit="stretch", rotation="file"):
-    """The bytes of one picture of any mode -> [side,side,3]; of an animated one its first image.
+def decode(content, size=SIDE, fit="stretch", rotation="file"):
+    """The bytes of one picture of any mode -> [size,size,3].
 
-    A rotation that EXIF asks for is left alone, as in torchvision, or done: rotation "exif".
+    rotation "file": what EXIF asks for is left alone, as in torchvision; "exif": it is done.
     """
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         # A photo has hardly less than a bit for three pixels;
@@ -60,53 +63,66 @@ def decode(content, side=SIDE, fit="stretch", rotation="file"):
             raise ValueError(
                 f"{image.width} x {image.height} pixels in {len(content)} bytes are too many"
             )
-        if rotation == "exif":
-            image = ImageOps.exif_transpose(image)
         if image.mode == "F":
             raise ValueError("its pixels are floating-point numbers of unknown range")
+        if rotation == "exif":
+            turn(image)
         if image.mode.startswith("I"):
             # 16-bit grey: Pillow's own convert would clip everything above 255 to white.
             grey = np.clip(np.asarray(image), 0, 65535).astype(np.int32)
-            plain = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-        else:
-            # 16-bit colours come from Pillow cut to their upper bytes: at most one of 255 shades
-            # too dark. About a palette with transparency it warns unless it goes by way of RGBA.
-            plain = image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
-        return to_square(plain, side, fit)
+            grey = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+            return to_square(grey, size, fit)
+        # 16-bit colours come from Pillow cut to their upper bytes: at most one of 255 shades too
+        # dark. About a palette with transparency it warns unless it goes by way of RGBA.
+        image = image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
+        return to_square(image, size, fit)
 
 
-def read_image(path, **how):
-    """One picture file -> [32,32,3], or as decode's other arguments say.
+def turn(image):
+    """Turn a Pillow image in place as its EXIF asks, as far as that can be read."""
+    image.load()  # not below: a damaged picture is an error
+    # EXIF with a damaged entry raises nearly anything, even when the image is turned already.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
-    Raises InputError for what is no picture, OSError for what cannot be read and may be one.
+
+class DamagedPicture(InputError):
+    """A file that is no picture that can be used; reason: why, without the file's name."""
+
+    def __init__(self, path, reason):
+        super().__init__(
+            f"{path}: not a readable image ({reason}); put a good copy in its place or move it away"
+        )
+        self.reason = reason
+
+
+def read_image(path):
+    """One picture file -> [32,32,3], as read_picture without any warning."""
+    with warnings.catch_warnings():
+        # They are about what Pillow can do without, or what is refused anyway.
+        warnings.simplefilter("ignore")
+        return read_picture(path)
+
+
+def read_picture(path, size=SIDE, fit="stretch", rotation="file"):
+    """One picture file -> [size,size,3]; threads may call it at the same time.
+
+    Raises DamagedPicture for what is no picture, OSError for what cannot be read and may be one.
     """
-    try:
-        return pixels(path, **how)
-    except ValueError as error:
-        raise InputError(
-            f"{path}: not a readable image ({error}); put a good copy in its place or move it away"
-        ) from error
-
-
-def pixels(path, **how):
-    """`read_image`, with a ValueError that says in a few words why it is no picture."""
-    size = path.stat().st_size
+    length = path.stat().st_size
     # Read whole, because Pillow asks an open file for as many bytes as a damaged header promises.
-    content = path.read_bytes() if size <= LARGEST["picture"] else b""
+    content = path.read_bytes() if length <= LARGEST["picture"] else b""
     try:
-        if size > LARGEST["picture"]:
-            raise ValueError(f"{size} bytes, wanted at most {LARGEST['picture']}")
-        with warnings.catch_warnings():
-            # They are about what Pillow can do without, or what is refused anyway.
-            warnings.simplefilter("ignore")
-            return decode(content, **how)
+        if length > LARGEST["picture"]:
+            raise ValueError(f"{length} bytes, wanted at most {LARGEST['picture']}")
+        return decode(content, size, fit, rotation)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"none of {', '.join(FORMATS)}") from error
+        raise DamagedPicture(path, f"none of {', '.join(FORMATS)}") from error
     except Exception as error:  # a damaged file raises nearly anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ValueError(reason) from error
+        raise DamagedPicture(path, reason) from error
 
 
 def read_class_folders(folder, classes):

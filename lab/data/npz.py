@@ -12,13 +12,20 @@ from lab.data.limits import check_size, most_unpacked, read_up_to
 from lab.shell.errors import InputError
 
 
-def read_npz(path, names):
-    """The arrays of these names; never unpickles. Raises InputError, and OSError."""
+def read_npz(path, names, optional=()):
+    """The arrays of these names, then the optional ones or None; never unpickles.
+
+    Raises InputError, and OSError.
+    """
     most = most_unpacked(check_size(path, "npz"))
     content = path.read_bytes()
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return [read_npy(archive, name, most) for name in names]
+            there = {*names, *(name for name in optional if f"{name}.npy" in archive.namelist())}
+            return [
+                read_npy(archive, name, most) if name in there else None
+                for name in (*names, *optional)
+            ]
     except MemoryError:
         raise
     except Exception as error:  # a damaged archive raises nearly anything

@@ -15,12 +15,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 import fpl
-from lab.data.domains import read_pictures
 from lab.data.images import is_picture
+from lab.data.pictures import decode_all
 from lab.run import nearest, pictures
 from lab.run.device import use_device
 from lab.run.records import read_run, unusable
-from lab.run.settings import READING
 from lab.shell.errors import InputError
 from lab.shell.files import is_there, read_file, write_whole
 from lab.shell.options import read_options
@@ -80,7 +79,7 @@ def predict(argv):
         return 0
     for start in range(0, len(paths), AT_ONCE):
         some = paths[start : start + AT_ONCE]
-        rows += answers(trained, some, read_pictures(some, how))
+        rows += answers(trained, some, decoded(some, **how))
     head = HEAD if len(trained.prototypes) else HEAD[:3]
     print("\n".join(table([head, *rows], left=(0, 1, 3, 5))))
     if not len(trained.prototypes):
@@ -118,6 +117,13 @@ def find_pictures(names):
     return paths
 
 
+def decoded(paths, size, fit, rotation):
+    """The pictures [n,size,size,3]. Raises InputError."""
+    images = np.empty((len(paths), size, size, 3), np.uint8)
+    decode_all(None, paths, images, fit, rotation)
+    return images
+
+
 def write_csv(path, head, rows):
     def write(part):
         with open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -144,11 +150,10 @@ def read_finished(folder):
 
 
 def reading_of(run):
-    """How the run's pictures were read: decode's arguments."""
+    """How the run's pictures were read."""
     if run.config["task"] != "folder":
-        return {"side": 32, "fit": "stretch", "rotation": "file"}
-    said = run.reading
-    return {"side": run.config["size"], **{name: said[name] for name in READING}}
+        return {"size": 32, "fit": "stretch", "rotation": "file"}
+    return {"size": run.config["size"], **run.reading}
 
 
 def read_trained(run):

@@ -43,7 +43,7 @@ def describe(sources, clients, task, cfg):
         [domain, str(len(rows)), f"{sum(n for _, n in rows):,}", shares(rows)]
         for domain, rows in held.items()
     ]
-    notes = [*task.notes, *of_few_clients(held)]
+    notes = [*(f"Note: {note}." for note in task.notes), *of_few_clients(held)]
     if not cfg.alpha:  # else the table tells
         notes += lacking(clients, task.classes)
     notes += of_the_data(sources, task)

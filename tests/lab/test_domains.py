@@ -1,344 +1,376 @@
-"""Folders of the user's own domains: what is found, what is read, what is kept."""
+"""lab/data/domains.py: the user's own images are found, read exactly and kept."""
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made_domains import picture, write_domains, write_picture
 from PIL import Image
 
-from lab.data import cache, domains
-from lab.data.images import read_class_folders
-from lab.data.load import load
+from lab.data import cache, domains, pictures
+from lab.data.images import read_class_folders, read_image, to_square
+from lab.data.load import repeated
 from lab.data.office import OBJECTS
-from lab.shell.errors import InputError
 
-OFFICE = Path(__file__).resolve().parents[3] / "shared" / "data" / "office_caltech"
-
-
-def picture(path, seed=0, size=(12, 10), **how):
-    """A PNG, or what the path's ending says, of random pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(pixels).save(path, **how)
-    return path
+OFFICE = Path(__file__).resolve().parents[3] / "shared/data/office_caltech"
+LETTERS = "a b c d e f g"
 
 
-def folder_of(root, names, classes, each=3, part=""):
-    """DIR/<domain>/[part/]<class>/ with so many pictures."""
-    for i, domain in enumerate(names):
-        for k, name in enumerate(classes):
-            for j in range(each):
-                picture(root / domain / part / name / f"{j}.png", (i, k, j, len(part)))
-    return root
-
-
-def turned(path, orientation):
-    """A JPEG that asks to be turned."""
-    exif = Image.Exif()
-    exif[274] = orientation
-    return picture(path, size=(20, 10), exif=exif)
-
-
-# -- what is found
-
-
-@pytest.mark.parametrize(
-    "names, classes",
-    [
-        (["Büro foto", "photo", "スケッチ"], [f"class {letter}" for letter in "abcdefg"]),
-        (["one", "two"], ["cat", "dog"]),
-        (["p", "q"], [f"thing{k:02d}" for k in range(65)]),
-        (["only"], ["cat", "dog"]),
-    ],
-)
-def test_domains_and_classes_are_the_folders(names, classes, tmp_path):
-    listing = domains.look(folder_of(tmp_path, names, classes, each=1))
-    assert listing.classes == tuple(classes) and list(listing.train) == names
-    for domain in names:
-        labels = [label for _, label in listing.train[domain]]
-        assert labels == list(range(len(classes))) and listing.tests[domain] == ()
-        assert [path.parent.name for path, _ in listing.train[domain]] == classes
-
-
-@pytest.mark.parametrize("test", ["test", "val", "Validation"])
-def test_test_folders_are_the_test_images(test, tmp_path):
-    folder_of(tmp_path, ["a"], ["x", "y"], 2, "train")
-    folder_of(tmp_path, ["a"], ["y"], 3, test)
-    folder_of(tmp_path, ["b"], ["x", "y"], 2)
-    listing = domains.look(tmp_path)
-    assert [label for _, label in listing.train["a"]] == [0, 0, 1, 1]
-    assert [label for _, label in listing.tests["a"]] == [1, 1, 1]
-    assert len(listing.train["b"]) == 4 and listing.tests["b"] == ()
-
-
-def test_a_class_may_be_called_train(tmp_path):
-    listing = domains.look(folder_of(tmp_path, ["a"], ["bus", "train"]))
-    assert listing.classes == ("bus", "train") and len(listing.train["a"]) == 6
-
-
-def test_a_class_that_a_domain_lacks_is_told(tmp_path):
-    folder_of(tmp_path, ["a"], ["x", "y"])
-    folder_of(tmp_path, ["b"], ["y", "z"])
-    (tmp_path / "a" / "empty").mkdir()
-    listing = domains.look(tmp_path)
-    assert listing.classes == ("x", "y", "z")
-    assert {label for _, label in listing.train["b"]} == {1, 2}
-    assert listing.notes == (
-        "Note: a has no training image of z; its clients send no prototype of that.",
-        "Note: b has no training image of x; its clients send no prototype of that.",
-        "Note: class folders without a picture do not count: empty.",
-    )
-
-
-def test_what_systems_leave_is_passed_over(tmp_path):
-    folder_of(tmp_path, ["a"], ["x", "y"])
-    for name in ("@eaDir/x/1.png", "a/__MACOSX/1.png", "a/.hidden/1.png"):
-        picture(tmp_path / name)
-    (tmp_path / "a" / "x" / "README.txt").write_text("no picture")
-    listing = domains.look(tmp_path)
-    assert list(listing.train) == ["a"] and listing.classes == ("x", "y")
-    assert len(listing.train["a"]) == 6
-
-
-# -- what is read
-
-
-def by_pillow(path, size, fit, rotation):
-    """The picture again, step by step."""
-    image = Image.open(path).convert("RGB")
-    if rotation == "exif" and Image.open(path).getexif().get(274) == 6:
-        image = image.transpose(Image.Transpose.ROTATE_270)
-    if fit == "crop":
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-@pytest.mark.parametrize("rotation", ["exif", "file"])
-@pytest.mark.parametrize("fit", ["stretch", "crop"])
-@pytest.mark.parametrize("size", [16, 32, 64])
-def test_a_picture_is_turned_then_made_square(size, fit, rotation, tmp_path):
-    folder_of(tmp_path, ["a"], ["x", "y"])
-    turned(tmp_path / "a" / "y" / "turned.jpg", 6)
-    listing = domains.look(tmp_path)
-    train, tests = domains.read(listing, size, fit, rotation)
-    images, labels = train["a"]
-    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 1] and labels.dtype == np.int32
-    assert tests["a"][0].shape == (0, size, size, 3) and tests["a"][1].shape == (0,)
-    for (path, _), image in zip(listing.train["a"], images, strict=True):
-        np.testing.assert_array_equal(image, by_pillow(path, size, fit, rotation))
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_rotation_of_exif_is_done(orientation, suffix, tmp_path):
-    """The grey corner that is seen at the top left is where EXIF puts it."""
-    pixels = np.zeros((32, 32, 3), np.uint8)
-    pixels[:16, :16] = 200
-    exif = Image.Exif()
-    exif[274] = orientation
-    (tmp_path / "a" / "x").mkdir(parents=True)
-    picture(tmp_path / "a" / "y" / "1.png")
-    lossless = {"lossless": True} if suffix == "webp" else {}
-    Image.fromarray(pixels).save(tmp_path / "a" / "x" / f"1.{suffix}", exif=exif, **lossless)
-    (image, _), _ = domains.read(domains.look(tmp_path))[0]["a"]
-    # where EXIF's table puts the stored picture's first corner: row, column
-    corner = {
-        1: (0, 0),
-        2: (0, 1),
-        3: (1, 1),
-        4: (1, 0),
-        5: (0, 0),
-        6: (0, 1),
-        7: (1, 1),
-        8: (1, 0),
-    }
-    bright = [(i, j) for i in (0, 1) for j in (0, 1) if image[8 + 16 * i, 8 + 16 * j, 0] > 100]
-    assert bright == [corner[orientation]]
-
-
-def test_train_and_test_images_go_to_their_places(tmp_path):
-    folder_of(tmp_path, ["a", "b"], ["x", "y"], 2, "train")
-    folder_of(tmp_path, ["a", "b"], ["x", "y"], 1, "test")
-    listing = domains.look(tmp_path)
-    for made, files in zip(domains.read(listing), (listing.train, listing.tests), strict=True):
-        for domain, own in files.items():
-            for image, (path, _) in zip(made[domain][0], own, strict=True):
-                np.testing.assert_array_equal(image, by_pillow(path, 32, "stretch", "file"))
-
-
-@pytest.mark.parametrize("shape", [(32, 32), (28, 20), (28, 28, 1), (40, 30, 3)])
-def test_a_domain_may_be_an_npz_file(shape, tmp_path):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (5, *shape), np.uint8)
-    np.savez(tmp_path / "a.npz", images=images, labels=[0, 1, 2, 1, 0])
-    np.savez(
-        tmp_path / "b.npz",
-        images=images,
-        labels=[0] * 5,
-        test_images=images[:2],
-        test_labels=[2, 0],
-    )
-    (tmp_path / "notes.txt").write_text("not read")
-    listing = domains.look(tmp_path)
-    assert listing.classes == tuple("012") and list(listing.train) == ["a", "b"]
-    train, tests = domains.read(listing)
-    assert train["a"][1].tolist() == [0, 1, 2, 1, 0] and len(tests["a"][1]) == 0
-    assert tests["b"][1].tolist() == [2, 0]
-    plain = Image.fromarray(images[3].squeeze()).resize((32, 32), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(train["a"][0][3], np.asarray(plain.convert("RGB")))
-
-
-def test_office_comes_through_both_doors_alike(tmp_path):
-    """As its own reader has it, if rotations are left alone."""
-    classes = [names.split("|")[0] for names in OBJECTS]
-    folder_of(tmp_path, ["amazon", "dslr"], classes, 2)
-    turned(tmp_path / "dslr" / "mug" / "turned.jpg", 8)
-    train, _ = domains.read(domains.look(tmp_path), rotation="file")
-    for domain, (images, labels) in train.items():
-        want = read_class_folders(tmp_path / domain, OBJECTS)
-        np.testing.assert_array_equal(images, want[0])
-        np.testing.assert_array_equal(labels, want[1])
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not OFFICE.is_dir(), reason="Office-Caltech10's files are not here")
-def test_the_published_office_comes_alike(tmp_path, monkeypatch):
-    """One picture of it stands upright and asks for a rotation."""
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Each test has a working folder of its own, for runs/ in it."""
     monkeypatch.chdir(tmp_path)
-    left, done = (
-        domains.read(domains.look(OFFICE), rotation=rotation)[0] for rotation in ("file", "exif")
-    )
-    for domain, (images, labels) in left.items():
-        want = read_class_folders(OFFICE / domain, OBJECTS)
-        np.testing.assert_array_equal(images, want[0])
-        np.testing.assert_array_equal(labels, want[1])
-        differ = (images != done[domain][0]).any(axis=(1, 2, 3)).sum()
-        assert differ == (domain == "caltech10")
-
-
-def test_load_says_how_many_are_held_back(tmp_path):
-    folder_of(tmp_path, ["a"], ["x", "y"], 6)
-    picture(tmp_path / "a" / "x" / "again.png", (0, 0, 0, 0))  # equal to 0.png
-    train, tests, sources = load("folder", tmp_path)
-    assert len(train["a"][1]) == 13 and len(tests["a"][1]) == 0
-    told = {name: sources["a"][name] for name in ("train", "test", "held_back", "repeated")}
-    assert told == {"train": 11, "test": 2, "held_back": 2, "repeated": 1}
-
-
-def test_a_domain_of_one_image_is_one_line(tmp_path):
-    folder_of(tmp_path, ["a"], ["x", "y"])
-    picture(tmp_path / "b" / "x" / "1.png")
-    with pytest.raises(InputError, match="b .* gives 1 training and 0 test images; wanted"):
-        load("folder", tmp_path)
-
-
-# -- what is kept
 
 
 @pytest.fixture
-def keeping(tmp_path, monkeypatch):
-    """(the folder, read() -> images, how often pictures were really read)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cache, "FEWEST", 1)
-    root, calls = folder_of(tmp_path / "own", ["a"], ["x", "y"]), []
-    real = domains.read_pictures
-
-    def counted(paths, how):
-        calls.append(len(paths))
-        return real(paths, how)
-
-    monkeypatch.setattr(domains, "read_pictures", counted)
-    return root, lambda **how: domains.read(domains.look(root), **how)[0]["a"][0], calls
+def kept(monkeypatch):
+    """A cache for folders however small, and the list of what was decoded."""
+    decoded = []
+    read = pictures.read_picture
+    monkeypatch.setattr(cache, "FEWEST_BYTES", 1)
+    monkeypatch.setattr(
+        pictures, "read_picture", lambda path, *rest: decoded.append(path.name) or read(path, *rest)
+    )
+    return decoded
 
 
-def test_pictures_are_read_once(keeping):
-    _, read, calls = keeping
-    first = read()
-    np.testing.assert_array_equal(read(), first)
-    assert calls == [6]
-    read(size=16)
-    read(fit="crop")
-    read(rotation="file")
-    assert len(calls) == 4
+def same(one, other):
+    """Whether two (train, tests) are equal to the last byte."""
+    pairs = [(one[i], other[i]) for i in (0, 1)]
+    return all(
+        a.keys() == b.keys()
+        and all(np.array_equal(x, y) for d in a for x, y in zip(a[d], b[d], strict=True))
+        for a, b in pairs
+    )
 
 
-@pytest.mark.parametrize(
-    "change", ["content", "a name", "one more", "one less", "content and time"]
-)
-def test_changed_pictures_are_read_again(change, keeping):
-    root, read, calls = keeping
-    path = root / "a" / "x" / "0.png"
-    read()
-    before, content = path.stat(), path.read_bytes()
-    if change in ("content", "content and time"):
+# -- the look
+
+
+def test_three_domains_of_seven_classes_are_found(tmp_path):
+    root = write_domains(tmp_path / "d", dict.fromkeys(("x", "y", "z"), LETTERS), count=3)
+    found = domains.look(root)
+    assert found.folder == root and found.classes == tuple(LETTERS.split())
+    assert list(found.train) == ["x", "y", "z"] and found.notes == ()
+    assert found.tests == {"x": (), "y": (), "z": ()}
+    wanted = [
+        (root / "y" / c / f"{i:03}.png", k) for k, c in enumerate("abcdefg") for i in range(3)
+    ]
+    assert list(found.train["y"]) == wanted
+
+
+@pytest.mark.parametrize("count", [2, 65])
+def test_any_number_of_classes_is_read(tmp_path, count):
+    """Sorted as plain strings: class10 comes before class2."""
+    names = [f"class{i}" for i in range(count)]
+    found = domains.look(write_domains(tmp_path / "d", {"x": " ".join(names)}, count=1))
+    assert found.classes == tuple(sorted(names))
+    train, tests = domains.read(found, 8)
+    assert train["x"][1].tolist() == list(range(count)) and train["x"][1].dtype == np.int32
+    assert train["x"][0].shape == (count, 8, 8, 3) and train["x"][0].dtype == np.uint8
+    assert tests["x"][0].shape == (0, 8, 8, 3) and tests["x"][1].shape == (0,)
+
+
+def test_names_of_every_script_are_fine(tmp_path):
+    for place in ("Büro/große Tasse", "Büro/カップ", "my photos/カップ"):
+        write_picture(tmp_path / "d" / place / "ein Bild 写真.png")
+    found = domains.look(tmp_path / "d")
+    assert found.classes == ("große Tasse", "カップ")
+    assert found.notes == ("my photos lacks 1 of 2 classes: große Tasse",)
+    assert domains.read(found)[0]["my photos"][1].tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["test", "Val", "valid", "validation", "TESTING"])
+def test_a_folder_beside_train_is_the_test(tmp_path, name):
+    root = write_domains(tmp_path / "d", {"x/train": "a b", f"x/{name}": "b", "y": "a b"}, 1)
+    found = domains.look(root)
+    assert found.tests["x"] == ((root / "x" / name / "b/000.png", 1),) and found.tests["y"] == ()
+    assert [label for _, label in found.train["x"]] == [0, 1]
+    note = (f"x: {name} is the test set",) if name.lower().startswith("val") else ()
+    assert found.notes == note
+    train, tests = domains.read(found)
+    assert np.array_equal(tests["x"][0][0], read_image(root / "x" / name / "b/000.png"))
+    assert len(tests["x"][0]) == 1 and len(train["x"][0]) == 2
+
+
+def test_of_test_and_val_test_is_used(tmp_path):
+    layout = {"x/train": "a b", "x/val": "a", "x/test": "b"}
+    found = domains.look(write_domains(tmp_path / "d", layout))
+    assert {path.parent.parent.name for path, _ in found.tests["x"]} == {"test"}
+    assert found.notes == ("x: test is the test set; val is not used",)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    """As in DomainNet: a folder of that name that holds pictures itself."""
+    found = domains.look(write_domains(tmp_path / "d", {"real": "bus train", "clip": "bus test"}))
+    assert found.classes == ("bus", "test", "train")
+
+
+def test_what_is_left_out_is_noted(tmp_path):
+    root = write_domains(tmp_path / "d", {"x": "a b", "y": "b"})
+    (root / "x/none").mkdir()
+    (root / "y/a").mkdir()
+    write_picture(root / "x/@eaDir/a.png")
+    write_picture(root / "x/#odd/a.png")
+    for name in (
+        "x/a/README",
+        "x/b/t.csv",
+        "x/b/u.CSV",
+        "x/list.txt",
+        "x/a/.DS_Store",
+        "x/a/Thumbs.db",
+    ):
+        (root / name).write_text("words")
+    found = domains.look(root)
+    assert found.classes == ("a", "b")
+    assert found.notes == (
+        "no pictures in any domain, so no class: none",
+        "4 files skipped, for its ending or place: .csv, .txt, no ending",
+        "passed over, as folders that systems leave: #odd",
+        "y lacks 1 of 2 classes: a",
+    )
+
+
+def test_names_that_look_alike_are_noted(tmp_path):
+    root = write_domains(
+        tmp_path / "d", {"x": "Cup cup caf\u00e9", "y": "cafe\u0301 cup", "X": "cup"}
+    )
+    found = domains.look(root)
+    assert len(found.classes) == 4 and len(found.train) == 3
+    assert sum("look alike" in note for note in found.notes) == 3
+    assert "'caf\\xe9'" in " ".join(found.notes)
+
+
+# -- .npz files
+
+
+def save(path, **arrays):
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("tail", [(), (1,), (3,)])
+def test_npz_files_are_domains(tmp_path, tail):
+    draw = np.random.default_rng(0).integers(0, 256, (5, 10, 14, *tail)).astype(np.uint8)
+    root = save(tmp_path / "d/x.npz", images=draw, labels=np.array([0, 2, 1, 1, 0.0])).parent
+    save(
+        root / "y.npz",
+        images=draw,
+        labels=np.zeros(5, "i8"),
+        test_images=draw[:2],
+        test_labels=[2, 0],
+    )
+    found = domains.look(root)
+    assert found.classes == ("0", "1", "2")
+    assert found.train == {"x": root / "x.npz", "y": root / "y.npz"}
+    assert found.tests == {"x": (), "y": root / "y.npz"}
+    assert found.notes == ("y lacks 2 of 3 classes: 1, 2",)
+    train, tests = domains.read(found, 16)
+    wanted = to_square(Image.fromarray(draw[3].squeeze()), 16)
+    assert np.array_equal(train["x"][0][3], wanted) and train["x"][1].tolist() == [0, 2, 1, 1, 0]
+    assert np.array_equal(tests["y"][0], train["y"][0][:2]) and tests["y"][1].tolist() == [2, 0]
+    assert tests["x"][0].shape == (0, 16, 16, 3) and train["x"][1].dtype == np.int32
+
+
+# -- reading
+
+
+def test_a_stretch_is_what_office_gets(tmp_path):
+    """With size 32 and the rotation of the file, byte for byte, for formats of all kinds."""
+    root = write_domains(tmp_path / "d", {"x": "a b"}, count=3, ending=".jpg")
+    for mode in ("1", "L", "LA", "RGBA", "P", "I;16", "CMYK"):
+        ending = "tif" if mode == "CMYK" else "png"
+        grey = Image.fromarray(np.arange(0, 65536, 64).astype(np.uint16).reshape(32, 32))
+        image = grey if mode == "I;16" else picture(9, 40, 20).convert(mode)
+        image.save(root / f"x/b/{mode.replace(';', '')}.{ending}")
+    picture(5).save(root / "x/b/moves.gif", save_all=True, append_images=[picture(6)])
+    train, _ = domains.read(domains.look(root), rotation="file")
+    images, labels = read_class_folders(root / "x", ("a", "b"))
+    assert len(images) == 14
+    assert np.array_equal(train["x"][0], images) and np.array_equal(train["x"][1], labels)
+
+
+@pytest.mark.skipif(not OFFICE.is_dir(), reason="Office-Caltech10 is not at hand")
+@pytest.mark.slow
+def test_office_is_read_as_office(monkeypatch):
+    """One picture of it has a stale EXIF orientation."""
+    found = domains.look(OFFICE)
+    as_they_lie, _ = domains.read(found, rotation="file")
+    turned, _ = domains.read(found)
+    differ = []
+    for domain, (images, labels) in as_they_lie.items():
+        wanted = read_class_folders(OFFICE / domain, OBJECTS)
+        assert np.array_equal(images, wanted[0]) and np.array_equal(labels, wanted[1])
+        odd = np.flatnonzero((turned[domain][0] != images).any((1, 2, 3)))
+        differ += [str(found.train[domain][i][0].relative_to(OFFICE)) for i in odd]
+    assert differ == ["caltech10/mug/041_0006.jpg"]
+
+
+def test_a_crop_is_the_middle(tmp_path):
+    """Of 96 x 32 pixels it is the 32 in the middle, as they stand."""
+    path = write_picture(tmp_path / "d/x/a/wide.png", 1, 96, 32)
+    write_picture(tmp_path / "d/x/b/tall.png", 2, 32, 64)
+    deep = np.arange(0, 65536, 32, dtype=np.uint16).reshape(32, 64)
+    Image.fromarray(deep).save(tmp_path / "d/x/b/with 16 bits.png")
+    train, _ = domains.read(domains.look(tmp_path / "d"), 32, "crop")
+    assert np.array_equal(train["x"][0][0], np.asarray(Image.open(path))[:, 32:64])
+    assert np.array_equal(train["x"][0][1], np.asarray(picture(2, 32, 64))[16:48])
+    assert np.abs(train["x"][0][2][..., 0] - deep[:, 16:48] / 257).max() <= 0.5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_a_picture_if_asked(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in "ab":
+        write_picture(tmp_path / f"d/x/{name}/0.png", 3, 32, 32, exif=exif)
+    found = domains.look(tmp_path / "d")
+    plain = np.asarray(picture(3, 32, 32))
+    turned = {
+        1: plain, 2: plain[:, ::-1], 3: plain[::-1, ::-1], 4: plain[::-1],
+        5: plain.swapaxes(0, 1), 6: np.rot90(plain, -1), 7: np.rot90(plain.swapaxes(0, 1), 2),
+        8: np.rot90(plain),
+    }[orientation]  # fmt: skip
+    assert np.array_equal(domains.read(found)[0]["x"][0][0], turned)
+    assert np.array_equal(domains.read(found, rotation="file")[0]["x"][0][0], plain)
+
+
+def test_threads_do_not_change_a_byte(tmp_path, monkeypatch):
+    found = domains.look(
+        write_domains(tmp_path / "d", {"x": LETTERS, "y/train": "a", "y/test": "b"}, 5)
+    )
+    results = []
+    for threads in (1, 8):
+        monkeypatch.setattr(pictures.cores, "granted", lambda threads=threads: threads)
+        results.append(domains.read(found, 16))
+    assert same(*results) and len(results[0][0]["x"][0]) == 35
+
+
+def test_a_picture_may_lie_there_twice(tmp_path):
+    root = write_domains(tmp_path / "d", {"x/train": "a b", "x/test": "a"}, count=1)
+    for place in ("x/train/a/again.png", "x/test/a/again.png"):
+        (root / place).write_bytes((root / "x/train/a/000.png").read_bytes())
+    train, tests = domains.read(domains.look(root))
+    assert len(train["x"][0]) == 3 and repeated(train["x"][0], tests["x"][0]) == 1
+
+
+def test_no_bar_where_there_is_no_screen(tmp_path, capsys):
+    domains.read(domains.look(write_domains(tmp_path / "d", {"x": "a b"})))
+    assert capsys.readouterr() == ("", "")
+
+
+# -- the cache
+
+
+def test_a_second_reading_decodes_nothing(tmp_path, kept):
+    root = write_domains(tmp_path / "d", {"x/train": "a b", "x/test": "b", "y": "a"})
+    first = domains.read(domains.look(root))
+    assert len(kept) == 8
+    assert same(first, domains.read(domains.look(root))) and len(kept) == 8
+    assert same(first, domains.read(domains.look(os.path.relpath(root)))) and len(kept) == 8
+
+
+@pytest.mark.parametrize("change", ["content", "name", "size", "fit", "rotation", "reader"])
+def test_what_changes_the_images_misses_the_cache(tmp_path, kept, monkeypatch, change):
+    root, options = write_domains(tmp_path / "d", {"x": "a b"}), {}
+    domains.read(domains.look(root))
+    path = root / "x/a/000.png"
+    if change == "content":  # of the same length and time of change
+        status, content = path.stat(), path.read_bytes()
         path.write_bytes(content)
-        picture(path, seed=99)
-        path.write_bytes(path.read_bytes().ljust(before.st_size, b"\0")[: max(before.st_size, 1)])
-        picture(path, seed=99)
-        if change == "content and time":
-            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    elif change == "a name":
-        path.rename(path.with_name("0b.png"))
-    elif change == "one more":
-        picture(path.with_name("9.png"))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "name":
+        path.rename(path.with_name("zzz.png"))
+    elif change == "reader":
+        monkeypatch.setattr(cache.PIL, "__version__", "another")
     else:
-        path.unlink()
-    images = read()
-    assert len(calls) == 2
-    listing = domains.look(root)
-    for image, (path, _) in zip(images, listing.train["a"], strict=True):
-        np.testing.assert_array_equal(image, by_pillow(path, 32, "stretch", "file"))
+        options = {change: {"size": 16, "fit": "crop", "rotation": "file"}[change]}
+    domains.read(domains.look(root), **options)
+    assert len(kept) == 8
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(path.read_bytes()[:-1]),
-        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"),
-        lambda path: path.with_suffix(".sha256").unlink(),
-        lambda path: np.save(path, np.zeros((6, 8, 8, 3), np.uint8)),
-        lambda path: np.save(path, np.array([{}], object), allow_pickle=True),
-        lambda path: path.unlink() or path.mkdir(),
-    ],
-)
-def test_what_was_kept_is_not_trusted(spoil, keeping):
-    _, read, calls = keeping
-    first = read()
-    (kept,) = cache.KEPT.glob("*.npy")
-    spoil(kept)
-    np.testing.assert_array_equal(read(), first)
-    assert calls == [6, 6]
+def test_file_names_count_where_times_do_not(tmp_path, kept, monkeypatch):
+    """A file system may leave a renamed file's times as they are."""
+    root = write_domains(tmp_path / "d", {"x": "a b"})
+    monkeypatch.setattr(domains, "stamp", lambda path: (1, 2, 3))
+    domains.read(domains.look(root))
+    (root / "x/a/000.png").rename(root / "x/a/zzz.png")
+    domains.read(domains.look(root))
+    assert len(kept) == 8
 
 
-def test_where_nothing_can_be_kept_all_is_read(keeping):
-    _, read, calls = keeping
-    Path("runs").write_text("a file")
-    np.testing.assert_array_equal(read(), read())
-    assert calls == [6, 6]
+def test_a_damaged_cache_is_built_anew(tmp_path, kept):
+    """Cut at any place, one byte changed at any place, empty, or a folder: nothing is said."""
+    found = domains.look(write_domains(tmp_path / "d", {"x": "a b"}, 1))
+    first = domains.read(found, 8)
+    (path,) = (tmp_path / "runs/.pictures").iterdir()
+    good = path.read_bytes()
+    assert len(good) == 64 + 2 * 8 * 8 * 3
+    changed = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in (0, 40, 64, len(good) - 1)]
+    for number, bad in enumerate([b"", good[:10], good[:-1], good + b"x", *changed], 2):
+        path.write_bytes(bad)
+        assert same(first, domains.read(found, 8))
+        assert len(kept) == 2 * number and path.read_bytes() == good
+    path.unlink()
+    (path / "in").mkdir(parents=True)
+    assert same(first, domains.read(found, 8))
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
 
 
-def test_the_kept_files_are_bounded(keeping):
-    _, read, _ = keeping
-    for size in range(16, 16 + 8 * (cache.MOST + 2), 8):
-        read(size=size)
-    assert len(list(cache.KEPT.glob("*.npy"))) == cache.MOST
-    assert len(list(cache.KEPT.iterdir())) == 2 * cache.MOST
+def test_the_cache_stays_small(tmp_path, kept):
+    """Four entries, those used last; what else lies there is nobody's to remove."""
+    found = domains.look(write_domains(tmp_path / "d", {"x": "a b"}, 1))
+    domains.read(found, 8)
+    (first,) = (tmp_path / "runs/.pictures").iterdir()
+    (first.parent / "mine.txt").write_text("keep")
+    os.utime(first, (1, 1))
+    for size in (16, 24, 32):
+        domains.read(found, size)
+    os.utime(first, (1, 1))
+    domains.read(found, 8)  # which makes it the newest
+    for size in (40, 48, 56):
+        domains.read(found, size)
+    assert first.exists() and len(list(first.parent.glob("*.bytes"))) == 4
+    assert (first.parent / "mine.txt").exists()
 
 
-def test_a_picture_changed_meanwhile_is_not_kept(keeping):
-    root, _, _ = keeping
-    listing = domains.look(root)
-    paths = [path for path, _ in listing.train["a"]]
+def test_a_new_picture_replaces_the_entry(tmp_path, kept):
+    root = write_domains(tmp_path / "d", {"x": "a b"})
+    domains.read(domains.look(root))
+    write_picture(root / "x/a/new.png", 77)
+    train, _ = domains.read(domains.look(root))
+    assert len(train["x"][0]) == 5 and len(list((tmp_path / "runs/.pictures").iterdir())) == 1
 
-    def read():
-        picture(paths[0], seed=5)
-        return np.zeros((6, 32, 32, 3), np.uint8)
 
-    cache.kept(root, paths, {"side": 32}, read)
-    assert not list(cache.KEPT.glob("*.npy"))
+def test_few_pictures_are_not_kept(tmp_path):
+    domains.read(domains.look(write_domains(tmp_path / "d", {"x": "a b"})))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, kept, monkeypatch):
+    found = domains.look(write_domains(tmp_path / "d", {"x": "a b"}))
+
+    def fail(path, write):
+        write(f"{path}.part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "write_whole", fail)
+    first = domains.read(found)
+    folder = tmp_path / "runs/.pictures"
+    assert len(first[0]["x"][0]) == 4 and list(folder.iterdir()) == []
+    folder.rmdir()
+    folder.write_text("a file where the folder should be")
+    assert same(first, domains.read(found)) and len(kept) == 8
+
+
+def test_a_nearly_full_disk_keeps_its_room(tmp_path, kept, monkeypatch):
+    found = domains.look(write_domains(tmp_path / "d", {"x": "a b"}))
+    needed = 4 * 32 * 32 * 3
+    for free, entries in ((2 * needed - 2, 0), (2 * needed, 1)):
+        disk = SimpleNamespace(free=free)
+        monkeypatch.setattr(cache.shutil, "disk_usage", lambda _, disk=disk: disk)
+        domains.read(found)
+        assert len(list((tmp_path / "runs/.pictures").iterdir())) == entries

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import fpl
-from lab.data.images import read_image
+from lab.data.images import read_picture
 from lab.run import predict, repeat, train
 from lab.run.records import read_run
 
@@ -96,7 +96,7 @@ def by_hand(path):
         fpl.joined([weights[name] for name, _ in shapes])
         for shapes in (fpl.param_shapes(1, 7), fpl.stat_shapes(1))
     )
-    logits, z = fpl.predict(params, stats, read_image(path, side=16, rotation="exif")[None])
+    logits, z = fpl.predict(params, stats, read_picture(path, 16, rotation="exif")[None])
     raised = [np.exp(float(x)) for x in logits[0]]
     cosines, whose = [], []
     with np.load("runs/own/prototypes.npz") as arrays:
@@ -187,7 +187,7 @@ def test_the_nearest_are_the_nearest(monkeypatch):
         (["runs/none", "data/photo"], "runs/none is not the folder of a run"),
         (["runs/own"], "no IMAGE is given; give pictures, folders of pictures, or --nearest"),
         (["runs/own", "nowhere.png"], "nowhere.png is not there"),
-        (["runs/own", "runs/own/rounds.csv"], "1 picture cannot be used: runs/own/rounds.csv"),
+        (["runs/own", "runs/own/rounds.csv"], "1 picture of 1 cannot be used"),
         (["runs/own", "empty"], "empty holds no picture"),
         (["runs/own", "data", "--csv", "runs/own/rounds.csv"], "rounds.csv is there already"),
     ],
