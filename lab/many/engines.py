@@ -12,9 +12,9 @@ from lab.shell.cores import granted, memory
 from lab.shell.words import plural
 
 
-def worker_memory(width):
-    """Bytes of a worker at its peak: 0.98e9 at width 8 and 1.56e9 at width 64, measured."""
-    return 0.95e9 + 11e6 * width
+def worker_memory(width, size):
+    """Bytes of a worker at its peak, as measured with batches of 64; docs/machines.md has them."""
+    return 0.95e9 + 11e6 * width + 5e6 * width * ((size / 32) ** 2 - 1)
 
 
 def loop(function, items, done=lambda: None):
@@ -31,7 +31,7 @@ def chosen(name, turns, cfg):
     name: what --engine says, or None; turns: clients that train in a round.
     """
     cores, room = granted(), memory()
-    fit = cores if room is None else max(1, int(room / worker_memory(cfg.width)))
+    fit = cores if room is None else max(1, int(room / worker_memory(cfg.width, cfg.size)))
     workers = min(cores, turns, fit)
     if name is None:
         name = "processes" if workers > 1 and cfg.device == "CPU" else "loop"

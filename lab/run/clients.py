@@ -60,7 +60,8 @@ def skewed(clients, cfg):
         rng, holder = fpl.stream(cfg, "split", index, 1), np.zeros(len(labels), int)
         for k in np.unique(labels):
             members = rng.permutation(np.flatnonzero(labels == k))
-            ends = np.cumsum(rng.dirichlet(np.full(len(own), cfg.alpha)))[:-1]
+            # Beyond 1e300 the sum that NumPy divides by is infinite.
+            ends = np.cumsum(rng.dirichlet(np.full(len(own), min(cfg.alpha, 1e300))))[:-1]
             for m, part in enumerate(np.split(members, np.round(ends * len(members)).astype(int))):
                 holder[part] = m
         for m in range(len(own)):

@@ -42,7 +42,7 @@ def test_a_fifth_is_held_back_by_seed(labels, seed):
         assert own_labels.tolist() == [labels[i] for i in numbers(images)]
     for k in range(4):
         share = labels.count(k) * len(test) / n
-        assert abs(tests["a"][1].tolist().count(k) - share) < 2
+        assert abs(tests["a"][1].tolist().count(k) - share) < 1
     again = hold_back({"a": data}, {"a": NONE}, cfg)[1]["a"][0]
     assert numbers(again) == test
 
@@ -71,6 +71,9 @@ def test_test_images_of_its_own_stay():
     assert train["a"] is data and tests["a"] is test
 
 
+MOST = float(np.finfo(float).max)
+
+
 def some_clients(sizes=(20, 30, 10, 25, 15), labels=4, seed=0):
     rng, start, clients = np.random.default_rng(seed), 0, []
     images, _ = numbered(sum(sizes), [0] * sum(sizes))
@@ -81,7 +84,7 @@ def some_clients(sizes=(20, 30, 10, 25, 15), labels=4, seed=0):
     return clients
 
 
-@given(st.sampled_from([1e-30, 0.01, 0.5, 1.0, 100.0, 1e30]), st.integers(0, 50))
+@given(st.sampled_from([5e-324, 1e-30, 0.01, 0.5, 1.0, 100.0, 1e30, MOST]), st.integers(0, 50))
 def test_skewed_labels_lose_no_image(alpha, seed):
     """Nor does an image go to another domain, and nobody is left without one."""
     cfg, before = dataclasses.replace(CFG, alpha=alpha, seed=seed), some_clients()
@@ -114,6 +117,41 @@ def test_a_smaller_alpha_skews_more():
         largest.append(np.mean(shares))
     assert largest[0] > 0.8 > largest[1] > 0.5 > largest[2] > 0.3
     assert largest[3] == pytest.approx(0.25, abs=0.005)
+
+
+@pytest.mark.parametrize("alpha", [1e30, MOST])
+def test_the_largest_alpha_makes_all_alike(alpha):
+    clients = [fpl.Client(*numbered(40, [k % 4 for k in range(40)]), "a") for _ in range(3)]
+    after = skewed(clients, dataclasses.replace(CFG, alpha=alpha))
+    assert images_by_class(after, 4).tolist() == [[10] * 4] * 3
+
+
+@pytest.mark.parametrize("alpha", [5e-324, 1e-30])
+def test_the_smallest_alpha_gives_classes_away_whole(alpha):
+    """But for the one image that a client gets who would hold none."""
+    clients = [fpl.Client(*numbered(40, [k % 4 for k in range(40)]), "a") for _ in range(3)]
+    after = skewed(clients, dataclasses.replace(CFG, alpha=alpha))
+    table = np.sort(images_by_class(after, 4), axis=0)
+    assert (table[-1] >= 28).all() and table[:-1].sum() <= 2
+
+
+def test_which_images_a_client_gets_is_drawn():
+    """By seed, and not those that lay beside each other."""
+    clients = [fpl.Client(*numbered(40, [0] * 40), "a"), fpl.Client(*numbered(0, []), "a")]
+    drawn = set()
+    for seed in range(3):
+        after = skewed(clients, dataclasses.replace(CFG, alpha=1e30, seed=seed))
+        drawn.add(tuple(numbers(after[0].images)))
+        assert numbers(after[0].images) != list(range(20))
+    assert len(drawn) == 3
+
+
+def test_everyone_holds_an_image_when_each_has_one():
+    images, labels = numbered(5, [2] * 5)
+    clients = [fpl.Client(images[i : i + 1], labels[i : i + 1], "a") for i in range(5)]
+    for seed in range(20):
+        after = skewed(clients, dataclasses.replace(CFG, alpha=1e-30, seed=seed))
+        assert [len(client.labels) for client in after] == [1] * 5
 
 
 def test_images_by_class_counts_each_client():

@@ -26,7 +26,6 @@ from made_files import (
 from PIL import Image
 from scipy.io import savemat
 
-from fpl import Config
 from lab.data import digits, images, limits, standin
 from lab.data.load import digest, load, repeated
 from lab.data.tasks import TASKS
@@ -240,9 +239,9 @@ def test_another_set_under_published_names_is_told(domain):
         name: {"kind": "files", "train": n, "sha256": task.checksums.get(name, "any")}
         for name, n in task.published.items()
     }
-    assert of_the_data(sources, Config()) == []
+    assert of_the_data(sources, task) == []
     sources[domain]["sha256"] = "another"
-    (line,) = of_the_data(sources, Config())
+    (line,) = of_the_data(sources, task)
     assert line.startswith(f"Note that {domain} has as many training images as the published")
     assert "another checksum" in line and "Fashion-MNIST" in line
 
@@ -574,5 +573,5 @@ def test_office_names_what_it_lacks(tmp_path, monkeypatch):
 
 
 def test_an_unknown_task_is_refused():
-    with pytest.raises(InputError, match="'letters'; wanted digits or office"):
+    with pytest.raises(InputError, match="'letters'; wanted digits, office, folder"):
         load("letters")
