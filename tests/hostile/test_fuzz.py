@@ -687,14 +687,14 @@ SPOILED = [
         first_row(b"1,0,0,9,9,0,0,0"),
         "members of mnist in class 0 of round 1, where mnist has 2 clients",
     ),
-    ("clusters.csv", first_row(b"1,10,0,1,1,0,0,0"), "class 10 of 10"),
+    ("clusters.csv", first_row(b"1,10,0,1,1,0,0,0"), "a class 10 of 10"),
     ("clusters.csv", first_row(b"1,-1,0,1,1,0,0,0"), "'-1' is no whole number"),
     ("clusters.csv", first_row(b"9,0,0,1,1,0,0,0"), "has a round 9 of 2"),
     ("clusters.csv", first_row(b"0,0,0,1,1,0,0,0"), "has a round 0 of 2"),
     (
         "clusters.csv",
         lambda content: content + b"".join(b"2,%d,0,1,1,0,0,0\n" % k for k in range(300)),
-        "class 10 of 10",
+        "a class 10 of 10",
     ),
     (
         "clusters.csv",

@@ -301,6 +301,7 @@ def batch():
     return bench.batch_of(4)
 
 
+@pytest.mark.slow
 def test_cell_and_compiled_step_train_the_same_network(batch):
     """Two losses each: the second stands after a step of SGD.
 

@@ -346,13 +346,9 @@ class Killed(BaseException):
     """Ends a run as kill -9 does: nobody catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "stop",
-    [
-        Killed,
-        pytest.param(OSError(errno.ENOSPC, "No space left on device"), marks=pytest.mark.slow),
-        pytest.param(KeyboardInterrupt, marks=pytest.mark.slow),
-    ],
+    "stop", [Killed, OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt]
 )
 def test_a_resumed_run_ends_in_the_same_bytes(stop, command, monkeypatch, capsys):
     """So it does wherever it was stopped, before or after any write."""

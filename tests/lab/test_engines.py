@@ -349,7 +349,7 @@ def test_the_flag_chooses_the_engine(tmp_path, monkeypatch):
 
 
 def test_compare_hands_its_engine_to_each_run(tmp_path, monkeypatch):
-    def only_count(run, part, data_sets, engine):
+    def only_count(run, part, data, task, engine):
         done.extend(engine(str, [1, 2]))
         return [], "it only counts"
 
@@ -359,7 +359,7 @@ def test_compare_hands_its_engine_to_each_run(tmp_path, monkeypatch):
     done, folders = [], [str(tmp_path / f"seed-{seed}") for seed in range(2)]
     runs = [experiment.Run("fpl", baselines.FPL, TINY, folder, {}) for folder in folders]
     monkeypatch.setattr(experiment, "train", only_count)
-    experiment.train_all(runs, (), 2, engine)
+    experiment.train_all(runs, (), None, 2, engine)
     assert done == 2 * ["by the engine 1", "by the engine 2"]
 
 

@@ -353,8 +353,8 @@ images, labels = np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.int32)
 tests = {name: (images, labels) for name in TASKS["digits"].clients}
 source = {"kind": "files", "what": "made up", "train": 2, "test": 2, "sha256": "0"}
 config = dict(width=1, rounds=2, clients="1,1,0,0", wait=1, timeout=1)
-server.load.load = lambda task, folder: (tests, tests, dict.fromkeys(tests, source))
-server.fpl.evaluate = lambda state, tests: {name: 50.0 + state.round for name in tests}
+server.load.load = lambda task, folder, **reading: (tests, tests, dict.fromkeys(tests, source))
+server.fpl.evaluate = lambda state, tests, engine: {name: 50.0 + state.round for name in tests}
 server.join = lambda grid, domains, seconds: [
     server.Joined(7, 4, domains[0]), server.Joined(8, 4, domains[1])]
 counts = np.bincount([1, 1, 2, 3], minlength=10)
@@ -426,7 +426,7 @@ train = {}
 for i, name in enumerate(TASKS["digits"].clients):
     images = np.random.default_rng(i).integers(0, 256, (80, 32, 32, 3), np.uint8)
     train[name] = images, labels
-app.load.load = lambda task, folder=None: (train, train, {})
+app.load.load = lambda task, folder=None, **reading: (train, train, {})
 for m, mine in enumerate(share_out((train, train), task, cfg)[0]):
     number, taken = app.own_client({"client": m}, config)
     assert number == m and np.array_equal(taken.images, mine.images)

@@ -357,7 +357,9 @@ def test_rounds_without_test_images_leave_two_files(tmp_path):
 def test_states_by_name_make_the_same_vectors_again():
     state = state_of(1)
     params, stats = folder.named(state)
-    assert {name: value.shape for name, value in params.items()} == dict(fpl.param_shapes(1, 10))
+    assert {name: value.shape for name, value in params.items()} == dict(
+        fpl.param_shapes(1, len(COUNTS[0]))
+    )
     for by_name, vector in ((params, state.params), (stats, state.stats)):
         joined = fpl.joined(list(by_name.values()))
         np.testing.assert_array_equal(joined.asnumpy(), vector.asnumpy())

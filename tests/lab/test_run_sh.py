@@ -14,6 +14,8 @@ RUN_SH = Path(__file__).resolve().parents[2] / "run.sh"
 COMMANDS = (
     "digits",
     "office",
+    "folder",
+    "predict",
     "compare",
     "ablate",
     "report",

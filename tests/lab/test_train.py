@@ -131,25 +131,31 @@ def test_a_file_at_runs_is_one_line(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def two_runs(tmp_path_factory):
-    folders = [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second folder")]
-    return [
-        (folder, command([*SMALL, "--name", "once", *more], folder))
-        for folder, more in zip(folders, ([], ["--summary", "for insight"]))
-    ]
+def one_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("first")
+    return folder, command([*SMALL, "--name", "once"], folder)
 
 
-def test_a_run_shows_domains_rounds_and_table(two_runs):
+@pytest.fixture(scope="module")
+def two_runs(one_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("second folder")
+    return one_run, (
+        folder,
+        command([*SMALL, "--name", "once", "--summary", "for insight"], folder),
+    )
+
+
+def test_a_run_shows_domains_rounds_and_table(one_run):
     """It shows the domains, a line a round and the table."""
-    _, done = two_runs[0]
+    _, done = one_run
     assert done.returncode == 0, done.stderr
     assert "stand-in" in done.stdout  # nobody may take the built-in digits for the paper's
     for word in ("mnist", "usps", "svhn", "syn", "AVG"):
         assert word in done.stdout
 
 
-def test_a_run_leaves_what_readme_says(two_runs):
-    folder = two_runs[0][0] / "runs" / "once"
+def test_a_run_leaves_what_readme_says(one_run):
+    folder = one_run[0] / "runs" / "once"
     assert sorted(os.listdir(folder)) == [
         "accuracy.png",
         "clients.csv",
@@ -163,7 +169,7 @@ def test_a_run_leaves_what_readme_says(two_runs):
         "state.safetensors",
     ]
     config = json.loads((folder / "config.json").read_text())
-    assert "once" not in os.listdir(two_runs[0][0])  # nothing beside runs/
+    assert "once" not in os.listdir(one_run[0])  # nothing beside runs/
     assert config["config"]["tau"] == 0.02 and config["config"]["clients"] == [1, 1, 1, 1]
     rows = list(csv.DictReader((folder / "rounds.csv").open()))
     assert len(rows) == 1 and 0 <= float(rows[0]["avg"]) <= 100
@@ -174,6 +180,7 @@ def test_a_run_leaves_what_readme_says(two_runs):
     assert prototypes["clusters"].shape == (10, 2, 8) and prototypes["mask"].any()
 
 
+@pytest.mark.slow
 def test_insight_summaries_go_only_where_asked_for(two_runs):
     (first, _), (second, done) = two_runs
     assert done.returncode == 0, done.stderr
@@ -181,6 +188,7 @@ def test_insight_summaries_go_only_where_asked_for(two_runs):
     assert not list(first.rglob("*.summary.*"))
 
 
+@pytest.mark.slow
 def test_two_processes_leave_the_same_bytes(two_runs):
     """They run in two folders. The second also wrote summaries, which change nothing."""
     first, second = (folder / "runs" / "once" for folder, _ in two_runs)
@@ -211,10 +219,10 @@ def test_two_processes_leave_the_same_bytes(two_runs):
         pytest.param(
             [signal.SIGTERM, signal.SIGTERM, signal.SIGINT],
             id="three times",
-            marks=pytest.mark.slow,
         ),
     ],
 )
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_finished_rounds(numbers, tmp_path):
     """It ends with a sentence."""
     process = subprocess.Popen(

@@ -72,7 +72,8 @@ def some_clients():
 @functools.cache
 def shapes_of(size):
     """The table of a vector of so many numbers: of all weights or of all statistics."""
-    tables = [table(width) for table in (fpl.param_shapes, fpl.stat_shapes) for width in (1, 2)]
+    tables = [fpl.param_shapes(width, 10) for width in (1, 2)]
+    tables += [fpl.stat_shapes(width) for width in (1, 2)]
     return next(table for table in tables if sum(int(np.prod(s)) for _, s in table) == size)
 
 
@@ -847,6 +848,7 @@ def test_a_client_counts_once_in_global_prototypes():
         "fpl-global",
     ],
 )
+@pytest.mark.slow
 def test_without_its_term_a_method_is_fedavg(method, cfg):
     """It is so bit for bit over two rounds.
     FedProc of two rounds has no prototypes in its first and a = 0 in its last."""

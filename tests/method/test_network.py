@@ -190,22 +190,23 @@ def test_first_prototypes_are_none(clients, most):
     assert not any(value.any() for value in prototypes)
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 64])
+@pytest.mark.parametrize("width, num_classes", [(1, 2), (2, 10), (3, 1000), (64, 65)])
 @pytest.mark.parametrize("n", [1, 128, 130, 257])
-def test_prediction_takes_128_images_at_a_time(monkeypatch, n, width):
-    """Each image gets its own row, and the width is read off the statistics."""
+def test_prediction_takes_128_images_at_a_time(monkeypatch, n, width, num_classes):
+    """Each image gets its own row; width and number of classes are read off the vectors."""
     shapes = []
 
     def stand_in(params, stats, x, p_shapes, s_shapes):
         shapes.append(x.shape)
-        assert (params, len(stats)) == ("params", sum(math.prod(s) for _, s in s_shapes))
-        assert (p_shapes, s_shapes) == (fpl.param_shapes(width, 10), fpl.stat_shapes(width))
+        assert params is state.params and stats is state.stats
+        assert p_shapes == fpl.param_shapes(width, num_classes)
+        assert s_shapes == fpl.stat_shapes(width)
         return x[:, 0, :10, 0], x[:, 1, 0, :8]
 
     monkeypatch.setattr(fpl, "predict_batch", stand_in)
     images = np.random.default_rng(n).integers(0, 256, (n, 32, 32, 3), np.uint8)
-    state = fpl.init_state(dataclasses.replace(CFG, width=width))
-    logits, z = fpl.predict("params", state.stats, images)
+    state = fpl.init_state(dataclasses.replace(CFG, width=width, classes=num_classes))
+    logits, z = fpl.predict(state.params, state.stats, images)
     x = fpl.network_input(images).asnumpy()
     np.testing.assert_array_equal(logits, x[:, 0, :10, 0])
     np.testing.assert_array_equal(z, x[:, 1, 0, :8])
@@ -381,7 +382,7 @@ def test_a_client_goes_through_its_batches(monkeypatch, prototypes_from, augment
         return params + 1, velocity + 1, stats + 2, Tensor(float(len(calls))), z
 
     def sgd_step(*arguments):
-        assert arguments == (fpl.local_loss, 1, "sum")
+        assert arguments == (fpl.local_loss, 1, 10, "sum")
         return step
 
     def predict(params, stats, images):
