@@ -213,7 +213,8 @@ def read_clusters(path, config, task, domains):
     """clusters.csv -> round -> [(class, {domain: members})]. Raises InputError."""
     start = ["round", "class", "cluster", "clients"]
     own, rows = read_numbers(path, start, domains, parse_cluster)
-    num_classes = len(task.classes)
+    if beyond := [k for _, k, _ in rows if k >= len(task.classes)]:
+        raise unusable(path, f"has a class {beyond[0]} of {len(task.classes)}")
     if own != domains:
         raise unusable(
             path, f"has the domains {','.join(own)!r}, rounds.csv beside it {','.join(domains)!r}"
@@ -223,8 +224,6 @@ def read_clusters(path, config, task, domains):
     for number, k, members in rows:
         if not 1 <= number <= config["rounds"]:
             raise unusable(path, f"has a round {number} of {config['rounds']}")
-        if k >= num_classes:
-            raise unusable(path, f"has a class {k} of {num_classes}")
         for domain, n in members.items():
             # A client is in one cluster of a class, which bounds the number of clusters too.
             members_of[number, k, domain] += n

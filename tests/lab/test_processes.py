@@ -148,6 +148,7 @@ def test_a_killed_workers_clients_train_again(pool, tmp_path):
     assert (tmp_path / "died").exists()
 
 
+@pytest.mark.slow
 def test_workers_that_always_die_are_one_line(pool):
     with pytest.raises(InputError, match=r"were killed 4 times in a round; look at the machine's"):
         list(pool(always_killed, turns(some_clients())))

@@ -637,6 +637,7 @@ def test_each_term_weighs_enough_to_be_missed():
     )
 
 
+@pytest.mark.slow
 def test_fedprox_pulls_back_once_in_the_second_step():
     """The released version adds the gradient of its term a second time by hand."""
     mu, start = 10.0, arrays(drawn_state().params)
@@ -650,6 +651,7 @@ def test_fedprox_pulls_back_once_in_the_second_step():
         np.testing.assert_allclose(prox[1][name] - second[name], want[name], rtol=1e-4, atol=floor)
 
 
+@pytest.mark.slow
 def test_feddyns_second_round_starts_minus_h_from_fedavg():
     """Its first step of round two differs from FedAvg's by minus h.
     The released version regularises a network that is not trained: it makes FedAvg's step."""
@@ -872,6 +874,7 @@ def test_first_rounds_without_prototypes_are_fedavgs(name):
 
 
 @pytest.mark.parametrize("name", ["moon", "feddyn", "fedopt", "adam", "fedprox"])
+@pytest.mark.slow
 def test_first_round_averages_batch_norm_as_fedavg(name):
     """It averages the statistics of batch norm as FedAvg does. No server optimises them.
     FedDyn, MOON and FedProx train other networks from the second step on."""
