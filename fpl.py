@@ -525,18 +525,18 @@ def unit(x):
 
 @ms.enable_dynamic(x=ANY_BATCH)
 @ms.jit
-def predict_batch(params, stats, x, p_shapes, s_shapes):
+def predict_batch(params, stats, x, width, num_classes):
     """The network in evaluation mode, compiled: params [P], stats [S], x -> logits, z."""
-    return network(views(params, p_shapes), views(stats, s_shapes), x)[:2]
+    p, s = views(params, param_shapes(width, num_classes)), views(stats, stat_shapes(width))
+    return network(p, s, x)[:2]
 
 def predict(params, stats, images):
     """The network in evaluation mode. images [n,h,w,3] uint8 -> logits [n,K], z [n,d], NumPy."""
     width = len(stats) // sum(math.prod(shape) for _, shape in stat_shapes(1))  # as S grows with it
     below = sum(math.prod(shape) for _, shape in param_shapes(width, 0))  # below the linear layer
-    shapes = param_shapes(width, (len(params) - below) // (8 * width + 1)), stat_shapes(width)
-    outputs = []
+    sizes, outputs = (width, (len(params) - below) // (8 * width + 1)), []
     for start in range(0, len(images), 128):
-        logits, z = predict_batch(params, stats, network_input(images[start:start + 128]), *shapes)
+        logits, z = predict_batch(params, stats, network_input(images[start:start + 128]), *sizes)
         outputs.append((logits.asnumpy(), z.asnumpy()))  # a caller with a queue would spin
     return tuple(np.concatenate(parts) for parts in zip(*outputs))
 
