@@ -59,6 +59,16 @@ def test_untouched_run_config_is_the_flagless_command_line():
     assert exchange.settings(run_config())[:2] == parsed[:2]
 
 
+def test_a_machine_without_the_folder_is_told_names():
+    told = {"task": "folder", "domains": "photo,sketch", "classes": "cat,dog,fox", "size": 64}
+    cfg, task, reading = exchange.settings({**run_config(), **told, "hold-out": "sketch"})
+    assert list(task.clients) == ["photo", "sketch"] and task.classes == ("cat", "dog", "fox")
+    assert (cfg.classes, cfg.clients, cfg.size) == (3, (2, 0), 64)
+    assert reading == {"size": 64, "fit": "stretch", "rotation": "exif"}
+    with pytest.raises(InputError, match="--data is not given; for the task folder it must be"):
+        exchange.settings({**run_config(), "task": "folder"})
+
+
 def test_run_config_values_become_settings():
     cfg, _, _ = exchange.settings(
         {
