@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import RECORD, SMALL, arrays_of, next_state, stand_in_run
-from marks import DEEP
+from marks import DEEP, with_deep
 from safetensors.numpy import load_file, save_file
 from tiny import TINY, tiny
 
@@ -348,7 +348,12 @@ class Killed(BaseException):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "stop", [Killed, OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt]
+    "stop",
+    [
+        Killed,
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), marks=with_deep),
+        pytest.param(KeyboardInterrupt, marks=with_deep),
+    ],
 )
 def test_a_resumed_run_ends_in_the_same_bytes(stop, command, monkeypatch, capsys):
     """So it does wherever it was stopped, before or after any write."""
@@ -979,8 +984,8 @@ as_program(lambda: train.main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_killed_real_runs_end_in_identical_bytes(tmp_path):
-    """They are killed at random moments: twice, with --deep twenty times."""
-    kills = 10 if DEEP else 1
+    """They are killed at random moments: once, with --deep twenty times."""
+    chains, kills = ((1, 2), 10) if DEEP else ((1,), 1)
     program = REAL.format(root=str(ROOT), tests=str(ROOT / "tests"))
     flags = [
         "digits",
@@ -1040,8 +1045,8 @@ def test_killed_real_runs_end_in_identical_bytes(tmp_path):
 
     # Nearly all of the 15 s from a start to its first round is compiling, on one core.
     with ThreadPoolExecutor(2) as both:
-        chains = both.map(killed_and_resumed, (1, 2), (kills, kills))
-        ended = [folder for folders in chains for folder in folders]
+        left = both.map(killed_and_resumed, chains, [kills] * len(chains))
+        ended = [folder for folders in left for folder in folders]
     for folder in ended:
         first, second = contents(tmp_path / "runs" / "whole"), contents(folder)
         rows = [

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import with_deep
 from tiny import DOMAINS, tiny
 from tqdm import tqdm
 
@@ -538,6 +539,7 @@ REAL = [
 
 
 @pytest.mark.slow
+@with_deep
 def test_ctrl_c_in_a_real_run_is_recoverable(tmp_path):
     """The run ends with the sentence, and the next call ends with the report."""
     process = subprocess.Popen(

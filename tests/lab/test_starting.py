@@ -231,6 +231,7 @@ def test_settings_of_matplotlib_stay_unread(program, tmp_path):
 
 
 @pytest.mark.slow
+@with_deep
 def test_a_hostile_environment_leaves_the_same_bytes(program):
     small = ["--rounds", "1", "--local-epochs", "1", "--width", "2", "--test-images", "50"]
     small += ["--clients", "1,1,1,1"]

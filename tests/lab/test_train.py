@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import with_deep
 from safetensors.numpy import load_file
 
 import fpl
@@ -219,6 +220,7 @@ def test_two_processes_leave_the_same_bytes(two_runs):
         pytest.param(
             [signal.SIGTERM, signal.SIGTERM, signal.SIGINT],
             id="three times",
+            marks=with_deep,
         ),
     ],
 )
