@@ -9,6 +9,7 @@
 
 import hashlib
 import os
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -399,8 +400,11 @@ def read(listing, size=32, fit="stretch", rotation="exif"):
 
 
 def check_memory(pictures, size):
-    """Refuse what does not fit into the memory that is free. Raises InputError."""
-    needed, free = pictures * size * size * 3, cores.memory()
+    """Tell how much memory many pictures take; refuse what is not free. Raises InputError."""
+    # once as they are read, and once with the clients and the test sets
+    needed, free = 2 * pictures * size * size * 3, cores.memory()
+    if needed > 1e9:
+        print(f"{pictures:,} pictures take {needed / 1e9:.1f} GB of memory", file=sys.stderr)
     if free is not None and needed > free:
         raise InputError(
             f"{plural(pictures, 'picture')} at --size {size} take {needed / 1e9:.1f} GB of memory, "

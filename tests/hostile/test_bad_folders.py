@@ -380,7 +380,7 @@ def test_too_little_memory_is_told_before(tmp_path, monkeypatch, kind):
     else:
         root.mkdir()
         np.savez(root / "x.npz", images=np.zeros((6, 8, 8), "u1"), labels=[0, 1, 1, 0, 1, 1])
-    found, needed = domains.look(root), 6 * 224 * 224 * 3
+    found, needed = domains.look(root), 2 * 6 * 224 * 224 * 3
     monkeypatch.setattr(domains.cores, "memory", lambda: needed - 1)
     line = refusal(domains.read, found, 224)
     assert (
@@ -391,3 +391,11 @@ def test_too_little_memory_is_told_before(tmp_path, monkeypatch, kind):
     assert len(domains.read(found, 224)[0]) == (2 if kind == "folders" else 1)
     monkeypatch.setattr(domains.cores, "memory", lambda: None)
     assert len(domains.read(found, 224)[0]) == (2 if kind == "folders" else 1)
+
+
+def test_much_memory_is_told_before_it_is_taken(monkeypatch, capsys):
+    monkeypatch.setattr(domains.cores, "memory", lambda: None)
+    domains.check_memory(5000, 224)
+    assert capsys.readouterr().err == "5,000 pictures take 1.5 GB of memory\n"
+    domains.check_memory(5000, 32)
+    assert capsys.readouterr().err == ""
