@@ -300,10 +300,9 @@ def pictures(folder, logs, domains, classes):
     logs: of all rounds; domains: of each client; classes: their names.
     """
     last = logs[-1]
-    save_picture(
-        f"{folder}/accuracy.png",
-        draw.accuracy_picture(logs, f"Accuracy by round, mean of the domains {last['avg']:.2f} %"),
-    )
+    title = f"Accuracy by round, mean of the domains {last['avg']:.2f} %"
+    unseen = set(last["accuracy"]) - set(domains)
+    save_picture(f"{folder}/accuracy.png", draw.accuracy_picture(logs, title, unseen))
     save_picture(
         f"{folder}/prototypes.png",
         draw.prototypes_picture(

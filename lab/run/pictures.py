@@ -44,11 +44,15 @@ def save(figure, file):
         figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
 
 
-def accuracy_picture(logs, title):
-    """Accuracy by round, a line for each domain and one for their plain mean."""
+def accuracy_picture(logs, title, unseen=()):
+    """Accuracy by round, a line for each domain and one for their plain mean.
+
+    unseen: the domains that nobody trains on.
+    """
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     rounds, every = [log["round"] for log in logs], max(1, len(logs) // 12)
+    at_the_end = logs[-1]["accuracy"]
     looks = itertools.cycle(zip(COLOURS, MARKERS))
     for domain, (colour, marker) in zip(logs[0]["accuracy"], looks):
         axes.plot(
@@ -57,7 +61,7 @@ def accuracy_picture(logs, title):
             color=colour,
             marker=marker,
             markevery=every,
-            label=f"{domain}  {logs[-1]['accuracy'][domain]:.2f}",
+            label=f"{domain}{' (unseen)' * (domain in unseen)}  {at_the_end[domain]:.2f}",
         )
     axes.plot(
         rounds,
