@@ -67,7 +67,7 @@ class Config:
     classes: int = 10               # K
     clients: tuple = (6, 4, 3, 7)   # of each domain (code, Table 2); 3, 7, 6, 4 (text)
     fraction: float = 0.01          # of a domain's images, for each client
-    alpha: float = 0.0              # labels by Dirichlet(alpha) within a domain; 0: all alike
+    alpha: float = 0.0              # of Dirichlet, which skews the clients' labels; 0: no skew
     participation: float = 1.0      # share of the clients that train in a round
     seed: int = 0
     rounds: int = 100               # E

@@ -53,7 +53,7 @@ def predict(argv):
         allow_abbrev=False,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Pictures are made as large as the run's, and read as these were. MNIST's and "
+        epilog="Pictures are made as large as the run's, and read as these were. MNIST's and\n"
         "USPS's digits are white on black; dark ink on white paper is another domain.",
     )
     parser.add_argument("folder", metavar="runs/NAME")
