@@ -418,7 +418,13 @@ def test_means_of_200_clients_cluster_as_the_oracles():
     )  # the mean of 200 equal networks, each at most 1
 
 
-@pytest.mark.parametrize("name", WELL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith("200 clients") else name
+        for name in WELL
+    ],
+)
 def test_rare_cases_train_and_agree_with_the_oracle(name):
     """A rare case trains and gives what the oracle says."""
     case, claim = WELL[name]
