@@ -48,6 +48,10 @@ def told(arguments):
     return m, len(client.labels), os.getpid()
 
 
+def round_of(arguments):
+    return arguments[0].round
+
+
 def threads(arguments):
     return os.environ["OMP_NUM_THREADS"], len(os.sched_getaffinity(0))
 
@@ -107,6 +111,14 @@ def test_images_lie_in_one_file_while_held(pool, monkeypatch):
     del clients
     gc.collect()
     assert not any(map(os.path.exists, written))
+
+
+def test_each_round_has_its_own_state(pool):
+    clients = some_clients()
+    for number in (3, 4):
+        items = [(item[0]._replace(round=number), *item[1:]) for item in turns(clients)]
+        state = items[0][0]
+        assert set(pool(round_of, [(state, *item[1:]) for item in items])) == {number}
 
 
 def test_progress_moves_as_clients_finish(pool):

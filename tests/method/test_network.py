@@ -238,6 +238,26 @@ def test_accuracy_is_the_share_of_right_images(monkeypatch):
     assert fpl.evaluate(fpl.init_state(CFG), tests) == {"a": 75.0, "b": 50.0}
 
 
+def test_accuracy_counts_every_part_of_a_test_set(monkeypatch):
+    """A test set is measured in parts; each image counts once, with its own label."""
+    rng = np.random.default_rng(0)
+    guesses, labels = rng.integers(0, 10, (2, 2500))
+
+    def predict(params, stats, images):
+        return np.eye(10)[images[:, 0]], None
+
+    def backwards(function, items):
+        """An engine whose parts finish in another order."""
+        return [function(item) for item in items[::-1]][::-1]
+
+    monkeypatch.setattr(fpl, "predict", predict)
+    tests = {"a": (guesses[:, None], labels), "b": (labels[:1500, None], labels[:1500])}
+    want = {"a": 100 * float((guesses == labels).mean()), "b": 100.0}
+    state = fpl.init_state(CFG)
+    for engine in (map, backwards):
+        assert fpl.evaluate(state, tests, engine) == pytest.approx(want, rel=1e-15)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_an_output_not_finite_has_no_accuracy(monkeypatch, bad):
     """It would count as class 0."""
