@@ -61,8 +61,8 @@ class Listing(NamedTuple):
 
 def look(folder):
     """A Listing of what lies in a folder of domains. Raises InputError."""
-    if not os.fspath(folder):
-        raise InputError(f"--data is empty; {WANTED}")
+    if not folder:
+        raise InputError(f"--data is not given, or empty; {WANTED}")
     folder = Path(folder)
     try:
         if not folder.is_dir():

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from lab.data import domains
 from lab.data.office import OBJECTS, one_of_each_class
-from lab.shell.errors import InputError
 
 
 class Task(NamedTuple):
@@ -55,11 +54,6 @@ def find(name, folder=None):
     """
     if name != "folder":
         return TASKS[name]
-    if not folder:
-        raise InputError(
-            "--data is not given; for the task folder it must be the folder that holds a folder "
-            "for each domain, with one for each class in it"
-        )
     listing = domains.look(folder)
     return own(listing.train, listing.classes, listing.notes)
 

@@ -247,7 +247,7 @@ def describe(data, sources, task, cfg, seeds):
     lines = [screen.describe(sources, clients, task, cfg)]
     for seed in seeds[1:]:  # other draws of the same allocation
         clients, _ = share_out(data, task, dataclasses.replace(cfg, seed=seed))
-        lines += [f"seed {seed}: {line}" for line in screen.lacking(clients, task.classes)]
+        lines += [f"seed {seed}: {line}" for line in screen.lacking(clients, task)]
     return "\n".join(lines)
 
 

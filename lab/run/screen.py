@@ -45,7 +45,7 @@ def describe(sources, clients, task, cfg):
     ]
     notes = [*(f"Note: {note}." for note in task.notes), *of_few_clients(held)]
     if not cfg.alpha:  # else the table tells
-        notes += lacking(clients, task.classes)
+        notes += lacking(clients, task)
     notes += of_the_data(sources, task)
     return "\n".join(
         [
@@ -88,13 +88,18 @@ def by_class(clients, classes):
     return table(rows, left=(0,))
 
 
-def lacking(clients, classes):
-    """A line for each client that does not hold every class, or one if there are many such."""
-    missing = {
-        m: [classes[k] for k in range(len(classes)) if k not in set(client.labels.tolist())]
-        for m, client in enumerate(clients)
-    }
-    missing = {m: names for m, names in missing.items() if names}
+def lacking(clients, task):
+    """A line for each client that does not hold every class, or one if there are many such.
+
+    What a whole domain lacks is no client's news where the task's notes have told it.
+    """
+    counts, classes, missing = images_by_class(clients, len(task.classes)), task.classes, {}
+    for m, client in enumerate(clients):
+        lacks = counts[m] == 0
+        if task.notes:
+            lacks &= counts[[other.domain == client.domain for other in clients]].any(axis=0)
+        if lacks.any():
+            missing[m] = [classes[k] for k in np.flatnonzero(lacks)]
     if len(missing) > MOST_NAMES:
         return [
             f"Note: {len(missing)} of {len(clients)} clients do not hold every class and send no "

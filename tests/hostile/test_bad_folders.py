@@ -92,7 +92,9 @@ def test_more_than_1000_classes_are_told(tmp_path):
 def test_no_folder_of_domains_is_told(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
-    assert refusal(domains.look, "").startswith("--data is empty; wanted DIR/<domain>/<class>/")
+    assert refusal(domains.look, "").startswith(
+        "--data is not given, or empty; wanted DIR/<domain>/<class>/"
+    )
     assert "gone is not a folder" in refusal(domains.look, tmp_path / "gone")
     assert "file is not a folder" in refusal(domains.look, str(tmp_path / "file"))
     assert "holds no folders and no .npz files" in refusal(domains.look, tmp_path / "empty")

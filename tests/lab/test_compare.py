@@ -80,6 +80,9 @@ def run_sh(tmp_path, monkeypatch):
     monkeypatch.setattr(fpl, "run", run)
     monkeypatch.setattr(experiment, "load", tiny)
     monkeypatch.setattr(experiment, "progress", bar)
+    monkeypatch.setattr(
+        experiment.engines, "granted", lambda: 1
+    )  # the loop, whose items may be any
     monkeypatch.setattr(experiment.run_folder, "pictures", picture)
     monkeypatch.setattr(experiment.report, "write_report", lambda folder: f"{folder}/report.html")
     monkeypatch.setattr(experiment.report, "summary_text", lambda folder: f"tables of {folder}")

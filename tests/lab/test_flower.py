@@ -65,7 +65,7 @@ def test_a_machine_without_the_folder_is_told_names():
     assert list(task.clients) == ["photo", "sketch"] and task.classes == ("cat", "dog", "fox")
     assert (cfg.classes, cfg.clients, cfg.size) == (3, (2, 0), 64)
     assert reading == {"size": 64, "fit": "stretch", "rotation": "exif"}
-    with pytest.raises(InputError, match="--data is not given; for the task folder it must be"):
+    with pytest.raises(InputError, match="--data is not given, or empty; wanted DIR/<domain>"):
         exchange.settings({**run_config(), "task": "folder"})
 
 

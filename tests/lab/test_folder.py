@@ -11,7 +11,7 @@ from PIL import Image
 
 import fpl
 from fpl import Config, Prototypes
-from lab.data.tasks import TASKS
+from lab.data.tasks import TASKS, own
 from lab.run import folder, pictures, screen
 from lab.shell.files import write_whole
 
@@ -130,6 +130,26 @@ def test_describe_names_the_classes_that_a_client_lacks():
         "Note: client 2 (usps) holds no image of class 3, 7; it sends no prototype of that." in text
     )
     assert text.count("Note: ") == 1
+
+
+def test_what_a_domain_lacks_is_told_once():
+    """Its clients lack it too; where a note has said so, only what they lack beyond is told."""
+    images = np.zeros((3, 32, 32, 3), np.uint8)
+    clients = [
+        fpl.Client(images, np.int32(labels), domain)
+        for domain, labels in (
+            ("a", [0, 1, 1]),
+            ("a", [0, 0, 0]),
+            ("b", [0, 1, 2]),
+            ("b", [0, 1, 2]),
+        )
+    ]
+    task = own(["a", "b"], ["x", "y", "z"])
+    first, second = screen.lacking(clients, task)
+    assert "client 0 (a) holds no image of class z;" in first
+    assert "client 1 (a) holds no image of class y, z;" in second
+    (line,) = screen.lacking(clients, task._replace(notes=("a lacks 1 of 3 classes: z",)))
+    assert "client 1 (a) holds no image of class y;" in line
 
 
 def test_describe_warns_of_partial_files():
