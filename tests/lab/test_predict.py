@@ -160,14 +160,10 @@ def test_the_nearest_images_are_drawn(at_home, capsys):
 
 def test_the_nearest_are_the_nearest(monkeypatch):
     """By the cosine, over all clients, the nearest first."""
-    z = {"a": [[1, 0], [0, 2], [3, 3]], "b": [[-1, 0], [5, 1], [0, -1]]}
+    z = {"a": [[1, 0], [0, 2], [3, 3], [-1, -1]], "b": [[-1, 0], [5, 1], [0, -1], [-2, -1]]}
+    numbers = np.arange(4, dtype=np.uint8)[:, None, None, None]  # all that an image shows
     clients = [
-        fpl.Client(
-            np.full((3, 2, 2, 3), 10 * i, np.uint8)
-            + np.arange(3, dtype=np.uint8)[:, None, None, None],
-            None,
-            name,
-        )
+        fpl.Client(np.full((4, 2, 2, 3), 10 * i, np.uint8) + numbers, None, name)
         for i, name in enumerate(z)
     ]
     monkeypatch.setattr(
