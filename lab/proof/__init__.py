@@ -9,6 +9,7 @@ snippet.py         a failing call as code that can be pasted
 page.py            the same as one HTML page
 lesson.py          `./run.sh lesson`: runs the blocks of docs/lesson.md, draws its pictures
 bench.py           `./run.sh bench`: what training costs, as ratios that this machine measures
+measures.py        what its rows measure
 timing.py          two things in turn, how busy others are, what a ratio is worth
 rivals.py          the same step and losses, written as they usually are, and in PyTorch
 mutants.py         `./run.sh mutants`: faults in the mathematics, and whether the tests see each

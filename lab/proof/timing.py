@@ -16,7 +16,7 @@ class Row(NamedTuple):
     """What is measured: first over second, as often as repeat says.
 
     The median ratio must be at most or at least bound. measure(repeat) -> pairs [(first, second)]
-    in `unit`; flag: the option that asks for it, "" for always.
+    in `unit`; flags: the options that ask for it, "" for always.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     repeat: int
     measure: Callable
     unit: str = "s"
-    flag: str = ""
+    flags: str = ""
 
 
 class Result(NamedTuple):

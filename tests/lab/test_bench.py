@@ -1,5 +1,6 @@
 """bench: its arithmetic with made-up times, its command line, and small measurements in earnest."""
 
+import contextlib
 import csv
 import dataclasses
 import inspect
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Tensor
 
-from lab.proof import bench, rivals, timing
+from lab.proof import bench, measures, rivals, timing
 from lab.shell.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,9 +214,48 @@ except ImportError:
 
 def test_rounds_compare_by_image_finch_by_pair(monkeypatch):
     """Rounds are compared by image and FINCH by pair of rows."""
-    monkeypatch.setattr(bench, "in_turn", lambda first, second, repeat: [(9.0, 1.0)] * repeat)
-    assert [a / b for a, b in bench.round_by_images(2, 1, 10, 9)] == pytest.approx([1.0, 1.0])
-    assert [a / b for a, b in bench.finch_by_rows(2, 5, 15)] == pytest.approx([1.0, 1.0])
+    monkeypatch.setattr(measures, "in_turn", lambda first, second, repeat: [(9.0, 1.0)] * repeat)
+    assert [a / b for a, b in measures.round_by_images(2, 1, 10, 9)] == pytest.approx([1.0, 1.0])
+    assert [a / b for a, b in measures.finch_by_rows(2, 5, 15)] == pytest.approx([1.0, 1.0])
+
+
+def test_rounds_of_many_clients_compare_by_client(monkeypatch):
+    """In a pair the many stand first; nobody is tested."""
+    opened = contextlib.nullcontext("engine")
+    monkeypatch.setattr(measures.engines, "opened", lambda *arguments: opened)
+    rounds = []
+    monkeypatch.setattr(
+        measures.fpl, "server_round", lambda s, clients, c, engine: rounds.append(len(clients))
+    )
+
+    def in_turn(first, second, repeat):
+        first(), second()
+        return [(8.0, 2.0)] * repeat
+
+    monkeypatch.setattr(measures, "in_turn", in_turn)
+    assert measures.round_by_clients(2, 1, 2, 4) == [(2.0, 1.0)] * 2
+    assert rounds == [4, 2]
+
+
+def test_a_start_comes_new_first_then_kept(monkeypatch):
+    """The settings of a pair are new to the machine once, and no other pair has them."""
+    clock, asked = [0.0], []
+
+    def shortest_run(lr):
+        clock[0] += 1.0 if lr in asked else 3.0
+        asked.append(lr)
+
+    monkeypatch.setattr(measures, "shortest_run", shortest_run)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    assert measures.kept_over_compiled(2) == [(1.0, 3.0)] * 2
+    assert asked[0] == asked[1] != asked[2] == asked[3]
+    assert all(0.01 < float(lr) < 0.02 for lr in asked)
+
+
+def test_a_shortest_run_that_fails_is_one_line():
+    with pytest.raises(InputError, match="ended with status 2: fpl: --lr is .*; leave") as caught:
+        measures.shortest_run("-1")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("repeat, shares", [(7, [3, 2, 2]), (2, [1, 1]), (3, [1, 1, 1])])
@@ -227,16 +267,18 @@ def test_each_share_compiles_the_two_steps_anew(monkeypatch, repeat, shares):
         def cache_clear():
             cleared.append("cleared")
 
-    monkeypatch.setattr(bench.fpl, "sgd_step", Step)
-    monkeypatch.setattr(bench, "fpl_step", lambda batch: made.append("both") or object())
-    monkeypatch.setattr(bench, "cross_entropy_step", lambda batch: made.append("none") or object())
-    monkeypatch.setattr(bench, "steps", lambda once: once)
+    monkeypatch.setattr(measures.fpl, "sgd_step", Step)
+    monkeypatch.setattr(measures, "fpl_step", lambda batch: made.append("both") or object())
     monkeypatch.setattr(
-        bench,
+        measures, "cross_entropy_step", lambda batch: made.append("none") or object()
+    )
+    monkeypatch.setattr(measures, "steps", lambda once: once)
+    monkeypatch.setattr(
+        measures,
         "in_turn",
         lambda first, second, share: asked.append((share, first, second)) or [(1.0, 2.0)] * share,
     )
-    assert bench.both_losses_over_none(repeat, 1, compiles=3) == [(1.0, 2.0)] * repeat
+    assert measures.both_losses_over_none(repeat, 1, compiles=3) == [(1.0, 2.0)] * repeat
     assert [share for share, _, _ in asked] == shares and made == ["both", "none"] * len(shares)
     assert cleared == ["cleared"] * len(shares)
 
@@ -251,9 +293,9 @@ def test_the_200th_step_is_compared_with_the_20th(monkeypatch, repeat):
         number[0] += 1
         return 0.5, Tensor(0.5)
 
-    monkeypatch.setattr(bench, "fpl_step", lambda batch: once)
+    monkeypatch.setattr(measures, "fpl_step", lambda batch: once)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
-    pairs = bench.late_over_early(repeat, 1, 20, 200)
+    pairs = measures.late_over_early(repeat, 1, 20, 200)
     assert pairs == [(200 + i, 20 + i) for i in range(repeat)]
 
 
@@ -265,9 +307,9 @@ def test_the_servers_part_leaves_out_clients_turns(monkeypatch):
         time.sleep(0.02)
         return state, {}
 
-    monkeypatch.setattr(bench, "turn", lambda *arguments: None)
-    monkeypatch.setattr(bench.fpl, "server_round", server_round)
-    pairs = bench.server_over_round(2, 1, (8, 8))
+    monkeypatch.setattr(measures, "turn", lambda *arguments: None)
+    monkeypatch.setattr(measures.fpl, "server_round", server_round)
+    pairs = measures.server_over_round(2, 1, (8, 8))
     assert len(pairs) == 2 and all(
         0.02 <= server < 0.1 and total >= 0.22 for server, total in pairs
     )
@@ -275,9 +317,9 @@ def test_the_servers_part_leaves_out_clients_turns(monkeypatch):
 
 def test_a_processs_peak_is_not_its_parents():
     ballast = np.ones(2**30, np.uint8)
-    before = bench.peak_memory()
+    before = measures.peak_memory()
     del ballast
-    code = "from lab.proof import bench; print(bench.peak_memory())"
+    code = "from lab.proof import measures; print(measures.peak_memory())"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
@@ -289,7 +331,7 @@ def test_a_process_failing_to_train_is_one_line():
     with pytest.raises(
         InputError, match="train 0 clients ended with status 1: .*; leave"
     ) as caught:
-        bench.peak_elsewhere(0, 1, 1)
+        measures.peak_elsewhere(0, 1, 1)
     assert "\n" not in str(caught.value)
 
 
@@ -298,7 +340,7 @@ def test_a_process_failing_to_train_is_one_line():
 
 @pytest.fixture(scope="module")
 def batch():
-    return bench.batch_of(4)
+    return measures.batch_of(4)
 
 
 @pytest.mark.slow
@@ -307,7 +349,7 @@ def test_cell_and_compiled_step_train_the_same_network(batch):
 
     Float32 in another order: six digits, less after a step.
     """
-    compiled, eager = bench.fpl_step(batch), rivals.eager_step(batch)
+    compiled, eager = measures.fpl_step(batch), rivals.eager_step(batch)
     (first, second), (eager_first, eager_second) = [
         [loss_of(once()) for _ in range(2)] for once in (compiled, eager)
     ]
@@ -321,7 +363,7 @@ def test_torch_trains_the_same_network(batch):
     from lab.proof import in_torch
 
     assert float(in_torch.step(batch)()) == pytest.approx(
-        loss_of(bench.fpl_step(batch)()), rel=1e-5
+        loss_of(measures.fpl_step(batch)()), rel=1e-5
     )
 
 
@@ -331,8 +373,8 @@ def test_torchs_round_is_ours(losses):
     pytest.importorskip("torch")
     from lab.proof import in_torch
 
-    cfg = dataclasses.replace(bench.one_epoch(2, 5), batch_size=4, tau=0.1)
-    clients = bench.made_clients((8, 4, 8, 4, 4))
+    cfg = dataclasses.replace(measures.one_epoch(2, 5), batch_size=4, tau=0.1)
+    clients = measures.made_clients((8, 4, 8, 4, 4))
     state = fpl.init_state(cfg)
     for _ in range(2):  # the second one has prototypes
         found, accuracy = in_torch.whole_round(
@@ -351,7 +393,7 @@ def loss_of(made):
 
 
 def test_loop_and_vectorised_losses_are_the_same():
-    vectorised, loop = bench.loss_functions(16)
+    vectorised, loop = measures.loss_functions(16)
     (value, gradient), (slow_value, slow_gradient) = vectorised(), loop()
     assert value == pytest.approx(slow_value, rel=1e-5)
     np.testing.assert_allclose(
@@ -361,7 +403,7 @@ def test_loop_and_vectorised_losses_are_the_same():
 
 def test_steps_in_earnest_take_some_time():
     """Width 4, on the compiled step that the tests above have used."""
-    pairs = bench.late_over_early(2, 4, 2, 4)
+    pairs = measures.late_over_early(2, 4, 2, 4)
     assert len(pairs) == 2 and np.min(pairs) > 0
 
 
@@ -371,6 +413,7 @@ BAD = [  # arguments -> a part of the one line that must come
     (["--rows", "losses"], "--rows names 'losses'; there are losses-64, losses-16"),
     (["--rows", "torch-64"], "with --torch torch-64 too"),
     (["--rows", "finch-30k"], "with --large finch-30k too"),
+    (["--torch", "--rows", "round-64"], "with --torch --large round-64 too"),
     (["--rows", ""], "--rows names ''"),
     (["--repeat", "1"], "--repeat is 1; it must be at least 2"),
     (["--repeat", "many"], "invalid int value: 'many'"),
@@ -410,7 +453,7 @@ def test_rows_keep_the_tables_order():
     assert [(row.name, row.repeat) for row in chosen] == [("losses-16", 3), ("loop", 3)]
     assert path == "runs/bench.csv"
     own, _ = bench.read([])
-    assert [row.name for row in own] == [name for name in bench.ROWS if not bench.ROWS[name].flag]
+    assert [row.name for row in own] == [name for name in bench.ROWS if not bench.ROWS[name].flags]
     assert [row.repeat for row in own] == [bench.ROWS[row.name].repeat for row in own]
 
 
@@ -421,7 +464,7 @@ def test_every_row_fits_measure_and_names_flag():
         assert (
             made.name == name
             and made.side in ("at most", "at least")
-            and made.flag in ("", "large", "torch")
+            and set(made.flags.split()) <= {"large", "torch"}
         )
 
 
