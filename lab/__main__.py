@@ -19,6 +19,7 @@ COMMANDS = {  # each module has main(arguments) -> exit status
     "report": "lab.report.report",
     "repeat": "lab.run.repeat",
     "check": "lab.proof.check",
+    "check-device": "lab.device.check_device",
     "lesson": "lab.proof.lesson",
     "bench": "lab.proof.bench",
     "mutants": "lab.proof.mutants",

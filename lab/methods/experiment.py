@@ -31,13 +31,13 @@ import numpy as np
 
 import fpl
 from lab.data.load import load
+from lab.device.target import use_device
 from lab.many import engines
 from lab.methods.baselines import Method
 from lab.report import report
 from lab.run import checkpoint, screen
 from lab.run import folder as run_folder
 from lab.run.clients import share_out
-from lab.run.device import use_device
 from lab.run.loop import rounds
 from lab.run.settings import complete, hold_out, parse, reading, settings_parser
 from lab.run.train import counting, progress

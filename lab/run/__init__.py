@@ -13,5 +13,4 @@ nearest.py     the training images that are nearest to each cluster prototype
 screen.py      the tables and lines of the screen
 pictures.py    accuracy by round, prototypes in the plane
 summary.py     what --summary leaves for MindSpore Insight
-device.py      MindSpore's target and threads
 """

@@ -17,8 +17,8 @@ from safetensors.numpy import load
 import fpl
 from lab.data.images import is_picture
 from lab.data.pictures import decode_all
+from lab.device.target import use_device
 from lab.run import nearest, pictures
-from lab.run.device import use_device
 from lab.run.records import read_run, unusable
 from lab.shell.errors import InputError
 from lab.shell.files import is_there, read_file, write_whole

@@ -10,12 +10,12 @@ import shutil
 
 import fpl
 from lab.data.load import load
+from lab.device.target import use_device
 from lab.many import engines
 from lab.methods.baselines import FPL_GLOBAL, METHODS
 from lab.run import checkpoint
 from lab.run import folder as run_folder
 from lab.run.clients import share_out
-from lab.run.device import use_device
 from lab.run.loop import rounds
 from lab.run.records import read_run
 from lab.run.settings import reading

@@ -7,11 +7,11 @@ from tqdm import tqdm
 
 import fpl
 from lab.data.load import load
+from lab.device.target import use_device
 from lab.many import engines
 from lab.run import checkpoint, screen, summary
 from lab.run import folder as run_folder
 from lab.run.clients import share_out
-from lab.run.device import use_device
 from lab.run.loop import rounds
 from lab.run.settings import parse, reading, settings_parser
 from lab.shell.errors import InputError

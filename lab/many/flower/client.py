@@ -17,8 +17,8 @@ from records import arrays_of, groups_of, record_of, records_of
 
 import fpl
 from lab.data import load
+from lab.device.target import use_device
 from lab.run.clients import check_images, share_out
-from lab.run.device import use_device
 from lab.shell.errors import InputError
 
 app = ClientApp()

@@ -20,10 +20,10 @@ from records import groups_of, records_of
 
 import fpl
 from lab.data import load
+from lab.device.target import use_device
 from lab.run import folder as run_folder
 from lab.run import screen
 from lab.run.clients import hold_back, test_sets
-from lab.run.device import use_device
 from lab.run.loop import rounds
 from lab.run.settings import MANY
 from lab.shell.errors import InputError
