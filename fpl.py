@@ -217,8 +217,7 @@ def upcr_loss(z, labels, unbiased, known, reduce):
 
 def local_loss(p, x, labels, clusters, mask, unbiased, tau, cpcl, upcr, upcr_reduce):
     """Eq. 12: CE + cpcl * CPCL + upcr * UPCR. In round 1, where the mask is False, it is CE alone.
-    p: weights by name, x [B,3,h,w], labels [B] -> scalar, z [B,d], batch norm's statistics [S].
-    """
+    p: weights by name, x [B,3,h,w], labels [B] -> scalar, z [B,d], batch norm's statistics [S]."""
     logits, z, batch_stats = network(p, None, x)  # None: batch norm is in training mode
     loss = cross_entropy(logits, labels).mean()
     loss = loss + cpcl * cpcl_loss(z, labels, clusters, mask, tau)
@@ -382,8 +381,7 @@ def split(train, cfg, published=None, exchange=None):
     train: {domain: (images [n,h,w,3] uint8, labels [n])} -> the M Clients, domain by domain.
     published: {domain: number of images that cfg.fraction is of}, where only a part of it is at
     hand. exchange(mine, rest, labels) -> mine, rest: may swap a client's indices with free ones, so
-    that it holds all classes. Raises ValueError for too few images.
-    """
+    that it holds all classes. Raises ValueError for too few images."""
     clients = []
     for index, (domain, how_many) in enumerate(zip(train, cfg.clients, strict=True)):
         images, labels = train[domain]
@@ -428,6 +426,7 @@ def network_input(images):
 STAGES = (("stage1", 1, 1, 1), ("stage2", 1, 2, 2), ("stage3", 2, 4, 2), ("stage4", 4, 8, 2))
 BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # PyTorch's, in its meaning: running = 0.9 * running + 0.1 * batch
 bn_train = ops.operations.BatchNorm(is_training=True, epsilon=BN_EPS)
+setting_of_mindspore = ops.constexpr(ms.get_context)  # read while a function is compiled
 bn_eval = ops.operations.BatchNorm(is_training=False, epsilon=BN_EPS)
 split_with_size = ops.auto_generate.SplitWithSize()  # ops.split is a kernel a part: slow to compile
 ANY_BATCH = Tensor(shape=[None, 3, None, None], dtype=ms.float32)  # one compile for all sizes
@@ -470,8 +469,7 @@ def tensors(*values):
 def network(p, s, x):
     """ResNet-10: a 3x3 stem, four stages of a basic block, a linear layer. x [B,3,h,w].
     p, s: weights and running statistics by name. s is None in training: batch norm then uses the
-    batch's own statistics. -> logits [B,K], z [B,d], the statistics that batch norm used [S].
-    """
+    batch's own statistics. -> logits [B,K], z [B,d], the statistics that batch norm used [S]."""
     x, used = conv_bn(x, p, s, "stem", 1)
     x = ops.relu(x)
     for stage, _, _, stride in STAGES:
@@ -497,6 +495,8 @@ def conv_bn(x, p, s, name, stride):
     # nobody reads. On the CPU its last two outputs are the batch's mean and biased variance.
     scratch = weight + bias
     y, _, _, mean, variance = bn_train(x, weight, bias, scratch, scratch)
+    if setting_of_mindspore("device_target") != "CPU":  # there they may be something else
+        mean, variance = x.mean((0, 2, 3)), ops.var(x, (0, 2, 3))
     n = x.shape[0] * x.shape[2] * x.shape[3]
     return y, (mean, variance * (n / (n - 1)))  # a running variance is the unbiased one
 
