@@ -45,6 +45,7 @@ usage: ./run.sh COMMAND [OPTIONS]
   report   [DIR ...]: the HTML report of finished runs     seconds
   repeat   runs/NAME: train it again, compare the bytes    as long as the run
   check    FILE: judge its functions of FPL, see --help     seconds to minutes
+  check-device  does MindSpore compute right here           a minute; a run by --device GPU begins with it
   lesson   draw the pictures of docs/lesson.md              seconds
   bench    what training costs, as ratios (--torch too)    20 minutes on 2 cores that do nothing else
   test     ruff, then the tests                            minutes on 2 cores; --all adds the slow ones, --deep
@@ -166,7 +167,7 @@ case "$command" in
     help | -h | --help)
         usage
         ;;
-    digits | office | folder | predict | compare | ablate | report | repeat | check | lesson | bench | fetch)
+    digits | office | folder | predict | compare | ablate | report | repeat | check | check-device | lesson | bench | fetch)
         install
         lab "$command" "$@"
         ;;
@@ -224,6 +225,6 @@ with their options: see docs/machines.md" ;;
         ;;
     *)
         fail "unknown command '$command'; it must be digits, office, folder, predict, compare, \
-ablate, report, repeat, check, lesson, bench, flower, test, mutants or fetch: ./run.sh lists them"
+ablate, report, repeat, check, check-device, lesson, bench, flower, test, mutants or fetch: ./run.sh lists them"
         ;;
 esac

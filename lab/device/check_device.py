@@ -26,7 +26,7 @@ def check_device(argv):
     parser.add_argument("--device", choices=SETTINGS["device"]["choices"], default="CPU")
     device = read_options(parser, argv).device
     set_target(device)
-    checks = selfcheck.run()
+    checks = selfcheck.run(device)
     rows = [["", "off by", "at most", ""]]
     rows += [
         [check.name, f"{check.off:.2g}", f"{check.room:.2g}", "right" if check.right else "WRONG"]

@@ -261,15 +261,23 @@ def checks(found, right):
     ] + [nan]
 
 
-def run():
-    """All Checks of the device that MindSpore has been given."""
+def run(device):
+    """All Checks of the device, which MindSpore has been given. Raises InputError if it fails."""
     case = drawn()
-    return checks(answers(case), expected(case))
+    try:
+        found = answers(case)
+    except RuntimeError as error:
+        said = (str(error).strip().splitlines() or ["it says nothing"])[0]
+        raise InputError(
+            f"--device is {device}, on which MindSpore fails: {said}; see docs/machines.md for "
+            "what it needs, or leave the flag away"
+        ) from error
+    return checks(found, expected(case))
 
 
 def demand(device):
     """Refuse a device that computes wrong. Raises InputError, which names what is off."""
-    wrong = [check for check in run() if not check.right]
+    wrong = [check for check in run(device) if not check.right]
     if wrong:
         parts = [f"{check.name} by {check.off:.2g} (at most {check.room:.2g})" for check in wrong]
         raise InputError(

@@ -3,7 +3,7 @@
 import mindspore as ms
 
 import fpl  # noqa: F401, I001  (first: it sets what MindSpore reads while it is loaded)
-from lab.device import selfcheck
+from lab.device import cuda, selfcheck
 from lab.shell.errors import InputError
 
 
@@ -20,6 +20,8 @@ def use_device(name):
 
 def set_target(name):
     """`use_device` without a look at what it computes. Raises InputError."""
+    if name == "GPU":
+        cuda.ready()
     try:
         if ms.get_context("device_target") != name:
             ms.set_device(name)

@@ -21,6 +21,7 @@ COMMANDS = (
     "report",
     "repeat",
     "check",
+    "check-device",
     "lesson",
     "bench",
     "flower",

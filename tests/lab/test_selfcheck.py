@@ -196,14 +196,14 @@ def test_a_nan_that_is_hidden_is_named(found, right):
 
 def test_a_refusal_says_what_is_off_and_how_much(monkeypatch):
     checks = [selfcheck.Check("the loss", 0.25, 1e-6), selfcheck.Check("UPCR", 0.0, 1e-6)]
-    monkeypatch.setattr(selfcheck, "run", lambda: checks)
+    monkeypatch.setattr(selfcheck, "run", lambda device: checks)
     with pytest.raises(InputError) as caught:
         selfcheck.demand("GPU")
     assert str(caught.value) == (
         "--device is GPU, which computes wrong here; off are the loss by 0.25 (at most 1e-06); "
         "nothing was trained: leave the flag away"
     )
-    monkeypatch.setattr(selfcheck, "run", lambda: checks[1:])
+    monkeypatch.setattr(selfcheck, "run", lambda device: checks[1:])
     selfcheck.demand("GPU")
 
 
@@ -212,6 +212,7 @@ def test_any_device_but_the_cpu_is_checked_first(monkeypatch, capsys, device, as
     devices, demanded = [], []
     monkeypatch.setattr(ms, "set_device", devices.append)
     monkeypatch.setattr(selfcheck, "demand", demanded.append)
+    monkeypatch.setattr(target.cuda, "ready", lambda: None)
     target.use_device(device)
     assert devices == demanded == asked
     assert capsys.readouterr().out.startswith(f"device {device}: ") == bool(asked)
@@ -219,12 +220,12 @@ def test_any_device_but_the_cpu_is_checked_first(monkeypatch, capsys, device, as
 
 def test_check_device_shows_each_and_counts(monkeypatch, capsys):
     checks = [selfcheck.Check("the loss", 0.25, 1e-6), selfcheck.Check("UPCR", 0.0, 1e-6)]
-    monkeypatch.setattr(selfcheck, "run", lambda: checks)
+    monkeypatch.setattr(selfcheck, "run", lambda device: checks)
     assert check_device.main([]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["the", "loss", "0.25", "1e-06", "WRONG"]
     assert lines[2].split() == ["UPCR", "0", "1e-06", "right"] and lines[-1] == "CPU: 1 of 2 right"
-    monkeypatch.setattr(selfcheck, "run", lambda: checks[1:])
+    monkeypatch.setattr(selfcheck, "run", lambda device: checks[1:])
     assert check_device.main(["--device", "CPU"]) == 0
     assert check_device.main(["--device", "TPU"]) == 2
     assert "invalid choice: 'TPU'" in capsys.readouterr().err
