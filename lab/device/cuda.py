@@ -182,8 +182,12 @@ def wanted_environment():
 
 
 def is_set():
-    """Whether this process began with that environment; more may follow in LD_LIBRARY_PATH."""
-    return all(os.environ.get(name, "").startswith(v) for name, v in wanted_environment().items())
+    """Whether this process began with that environment. MindSpore itself adds to its paths."""
+    return all(
+        os.environ.get(name) == value
+        for name, value in wanted_environment().items()
+        if name != "LD_LIBRARY_PATH"
+    )
 
 
 def begin_again():

@@ -6,6 +6,7 @@ moves is what rounding does to these very numbers. A device adds in another orde
 32 covers, where products with the 11 bits of TF32 or float16 would be off by 2^13 as much.
 """
 
+import math
 from typing import NamedTuple
 
 import fpl  # first: it sets what MindSpore reads while it is loaded
@@ -60,7 +61,7 @@ def drawn():
     images = rng.integers(0, 256, (6, CFG.size, CFG.size, 3), np.uint8)
     client = fpl.Client(images, np.array([0, 1, 2, 0, 1, 2], np.int32), "drawn")
     # running statistics near the batch's own, or no feature would be alive in evaluation
-    p = named(Tensor(params), fpl.param_shapes(CFG.width, CFG.classes), np.float64)
+    p = named(params, fpl.param_shapes(CFG.width, CFG.classes), np.float64)
     met = numpy_network.forward(p, None, fpl.network_input(images).asnumpy().astype(np.float64))[3]
     stats = vector(met, dict(fpl.stat_shapes(CFG.width))) * rng.uniform(0.8, 1.2, state.stats.shape)
     return Case(
@@ -134,10 +135,14 @@ def losses(case):
 
 def of_statistics(when, stats):
     """A vector of running statistics, as means and as variances."""
-    named = fpl.views(Tensor(stats), fpl.stat_shapes(CFG.width))
+    return by_kind(when, named(stats, fpl.stat_shapes(CFG.width), np.float32))
+
+
+def by_kind(when, stats):
+    """Running statistics by name, as the vector of all means and that of all variances."""
     return {
         f"batch norm's running {kind} {when}": np.concatenate(
-            [value.asnumpy() for name, value in named.items() if name.endswith(kind)]
+            [value for name, value in stats.items() if name.endswith(kind)]
         )
         for kind in ("mean", "variance")
     }
@@ -162,9 +167,9 @@ def by_numpy(case, kind):
     """The answers that hang on the network, in float32 or float64."""
     state, client = case.state, case.client
     shapes = fpl.param_shapes(CFG.width, CFG.classes)
-    p = named(state.params, shapes, kind)
-    s = named(state.stats, fpl.stat_shapes(CFG.width), kind)
-    velocity = named(Tensor(case.velocity), shapes, kind)
+    p = named(state.params.asnumpy(), shapes, kind)
+    s = named(state.stats.asnumpy(), fpl.stat_shapes(CFG.width), kind)
+    velocity = named(case.velocity, shapes, kind)
     lr, momentum, decay = (kind(number) for number in map(np.float32, NUMBERS))
     tau, ragged = float(np.float32(CFG.tau)), ragged_prototypes(case)
 
@@ -189,13 +194,13 @@ def by_numpy(case, kind):
         "the loss": made.loss,
         "features in training": made.z,
         "the gradient": vector(made.gradient, p),
-        **of_statistics_by_name("in a step", batch),
+        **by_kind("in a step", batch),
         "SGD's velocity": vector(moved, p),
         "SGD's weights": vector({n: p[n] - lr * moved[n] for n in p}, p),
         "logits in evaluation": logits,
         "features in evaluation": z,
         "a client's weights": vector(trained, p),
-        **of_statistics_by_name("of a client", running),
+        **by_kind("of a client", running),
         "a client's class means": np.stack([means[k] for k in range(CFG.classes)]),
     }
 
@@ -226,20 +231,14 @@ def expected_losses(case):
 
 
 def named(vector, shapes, kind):
-    return {name: part.asnumpy().astype(kind) for name, part in fpl.views(vector, shapes).items()}
+    """fpl.views of a NumPy array, in another type: nothing here may hang on the device."""
+    ends = np.cumsum([math.prod(shape) for _, shape in shapes])
+    parts = np.split(vector, ends[:-1])
+    return {name: part.reshape(shape).astype(kind) for (name, shape), part in zip(shapes, parts)}
 
 
 def vector(values, order):
     return np.concatenate([values[name].ravel() for name in order])
-
-
-def of_statistics_by_name(when, stats):
-    return {
-        f"batch norm's running {kind} {when}": np.concatenate(
-            [value for name, value in stats.items() if name.endswith(kind)]
-        )
-        for kind in ("mean", "variance")
-    }
 
 
 def ragged_prototypes(case):
@@ -267,7 +266,8 @@ def run(device):
     try:
         found = answers(case)
     except RuntimeError as error:
-        said = (str(error).strip().splitlines() or ["it says nothing"])[0]
+        lines = [line for line in str(error).splitlines() if line[:1].isalnum()]
+        said = lines[0][:200] if lines else "it says nothing"
         raise InputError(
             f"--device is {device}, on which MindSpore fails: {said}; see docs/machines.md for "
             "what it needs, or leave the flag away"

@@ -38,7 +38,7 @@ def wrong_ones(found, right):
 
 def test_the_gradient_by_hand_is_a_difference_quotient(case):
     """Two entries of each array of weights, in float64: h^2 f''' and 2^-53 f / h are below 1e-7."""
-    p = selfcheck.named(case.state.params, fpl.param_shapes(2, 3), np.float64)
+    p = selfcheck.named(case.state.params.asnumpy(), fpl.param_shapes(2, 3), np.float64)
     x = fpl.network_input(case.client.images).asnumpy().astype(np.float64)
     ragged, rng = selfcheck.ragged_prototypes(case), np.random.default_rng(1)
     made = numpy_network.step(p, x, case.client.labels, ragged, 0.3)
@@ -59,8 +59,8 @@ def test_the_gradient_by_hand_is_a_difference_quotient(case):
 
 def test_a_turn_by_numpy_is_the_oracles_sgd(case):
     """Of two batches, for one array of weights."""
-    p = selfcheck.named(case.state.params, fpl.param_shapes(2, 3), np.float64)
-    s = selfcheck.named(case.state.stats, fpl.stat_shapes(2), np.float64)
+    p = selfcheck.named(case.state.params.asnumpy(), fpl.param_shapes(2, 3), np.float64)
+    s = selfcheck.named(case.state.stats.asnumpy(), fpl.stat_shapes(2), np.float64)
     x = fpl.network_input(case.client.images).asnumpy().astype(np.float64)
     batches = [(x[:4], case.client.labels[:4]), (x[4:], case.client.labels[4:])]
     ragged, numbers = selfcheck.ragged_prototypes(case), (0.1, 0.9, 0.01)
