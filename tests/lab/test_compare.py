@@ -279,12 +279,12 @@ def test_a_run_that_diverges_is_kept(run_sh, capsys):
     "change, part",
     [
         (["--rounds", "3"], "was made with rounds 2, this call has 3;"),
-        (["--lr", "0.5"], "was made with lr 0.02, this call has 0.5;"),
+        (["--lr", "0.5"], "was made with lr 0.01, this call has 0.5;"),
         (
             ["--clients", "1,2,1,1"],
             "was made with clients [1, 1, 1, 1], this call has [1, 2, 1, 1];",
         ),
-        (["--paper"], "was made with local_epochs 2, this call has 10;"),
+        (["--paper"], "was made with local_epochs 3, this call has 10;"),
     ],
 )
 def test_other_settings_are_refused_with_the_field(run_sh, change, part, capsys):
