@@ -36,8 +36,8 @@ usage() {
     cat <<'TEXT'
 usage: ./run.sh COMMAND [OPTIONS]
 
-  digits   train FPL on MNIST, USPS, SVHN, SYN             4 to 6 minutes on 2 cores; with --paper very long
-  office   train FPL on Office-Caltech10 (--data DIR)      minutes; with --paper very long
+  digits   train FPL on MNIST, USPS, SVHN, SYN             5 minutes on 2 cores; with --paper very long
+  office   train FPL on Office-Caltech10 (--data DIR)      5 minutes on 2 cores; with --paper very long
   folder   train FPL on your own domains (--data DIR)      as long as their number of images wants
   predict  runs/NAME IMAGE ...: the class of each, and the cluster prototype that is nearest to it
   compare  TASK: all methods of Table 2                    24 runs (8 methods, 3 seeds); goes on where it stopped
