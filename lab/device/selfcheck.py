@@ -93,7 +93,7 @@ def answers(case):
 
     bare = made(ops.zeros_like(state.params), (1.0, 0.0, 0.0))
     moved = made(Tensor(case.velocity), NUMBERS)
-    damaged = x.asnumpy()
+    damaged = x.asnumpy().copy()
     damaged[0, 0, 0, 0] = np.nan
     logits, z = fpl.predict(state.params, state.stats, client.images)
     update = fpl.client_update(state, client, np.random.default_rng(0), CFG)
