@@ -113,7 +113,7 @@ PRESETS = {  # --as
 QUICK = {
     "digits": {"rounds": 10, "local_epochs": 3, "batch_size": 32, "width": 8, "test_images": 1000},
     "office": {
-        "rounds": 24,
+        "rounds": 21,
         "local_epochs": 10,
         "batch_size": 16,
         "width": 8,
