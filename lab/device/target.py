@@ -3,7 +3,7 @@
 import mindspore as ms
 
 import fpl  # noqa: F401, I001  (first: it sets what MindSpore reads while it is loaded)
-from lab.device import cuda, selfcheck
+from lab.device import cuda
 from lab.shell.errors import InputError
 
 
@@ -14,6 +14,8 @@ def use_device(name):
     """
     set_target(name)
     if name != "CPU":
+        from lab.device import selfcheck  # which a run on the CPU does not load
+
         selfcheck.demand(name)
         print(f"device {name}: it computes as it should; ./run.sh check-device shows how exactly")
 
